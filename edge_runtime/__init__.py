@@ -1,0 +1,1 @@
+"""The gateway: carries every machine's recurrent state and publishes anomaly flags."""

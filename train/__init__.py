@@ -1,0 +1,1 @@
+"""From a machine's healthy history to a calibrated detector, in PyTorch."""
