@@ -1,0 +1,294 @@
+"""What a model file promises: the JSON document under ``andon.contract`` in its metadata.
+
+The contract says everything that the runtime needs to carry a model's state: no name, order or
+shape is ever inferred. `Contract` checks itself when it is built, `Contract.check_graph` compares
+it with what the file really offers.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import ModelError
+
+CONTRACT_KEY = "andon.contract"
+CONTRACT_SCHEMA = 1
+
+STREAM = "stream"
+TIME = "time"
+FEATURE = "feature"
+
+STATE_DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of the contract; an unknown key in it is an error."""
+
+
+class Feature(Table, frozen=True):
+    """One sensor, in engineering units.
+
+    Attributes:
+        name: As in the recorded files and in the payloads.
+        unit: For people.
+        low: Lowest plausible value; below it a sample is ``uncertain``. None: unbounded.
+        high: Highest plausible value.
+    """
+
+    name: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+class State(Table, frozen=True):
+    """One carried tensor.
+
+    Attributes:
+        input: Name of the graph input that takes it.
+        output: Name of the graph output that gives its successor.
+        shape: Fixed lengths, with ``"stream"`` where the stream axis is.
+        dtype: NumPy name of the element type.
+        initial: Value of every element of a stream that has seen nothing.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+    initial: float = 0.0
+
+    @property
+    def stream_axis(self) -> int:
+        """Position of the stream axis."""
+        return self.shape.index(STREAM)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one stream's share: the shape without its stream axis."""
+        return tuple(length for length in self.shape if isinstance(length, int))
+
+
+class Calibration(Table, frozen=True):
+    """Where the alarm level comes from.
+
+    Attributes:
+        data_digest: SHA-256 over the files that the detector was trained and calibrated on.
+        rows: Samples of normal data, never seen by the weights, that the limit rests on.
+        false_alarms_per_day: The rate that was asked for, in samples above 1.0 per day and stream.
+        supported_false_alarms_per_day: The lowest rate that ``rows`` samples can show.
+    """
+
+    data_digest: str
+    rows: int
+    false_alarms_per_day: float
+    supported_false_alarms_per_day: float
+
+
+class Golden(Table, frozen=True):
+    """A short input with its expected output, run again wherever the model is loaded.
+
+    Attributes:
+        x: Input, ``[time, stream, feature]``.
+        score: Expected score from the initial state, ``[time, stream]``.
+        contribution: Expected contribution ``[time, stream, feature]``, if the model has one.
+        tolerance: Largest difference allowed, relative to the largest expected score (at least 1).
+    """
+
+    x: list[list[list[float]]]
+    score: list[list[float]]
+    contribution: list[list[list[float]]] | None = None
+    tolerance: float = 1e-4
+
+
+class Contract(Table, frozen=True):
+    """The whole document.
+
+    Attributes:
+        schema: Version of this document.
+        features: The sensors, in the order of the last axis of ``x``.
+        states: The carried tensors.
+        sample_period_ms: Time between two samples of a stream, in milliseconds.
+        max_gap_ms: Training cut the history at longer silences; the runtime resets there.
+        warm_up_steps: Samples after a reset whose score does not count yet.
+        look_ahead: Samples by which a score is delayed; 0 if causal.
+        x: Name of the graph input for the samples.
+        x_shape: Its axes.
+        score: Name of the graph output with the score.
+        contribution: Name of the graph output with each sensor's share, if there is one.
+        constants: Graph inputs that always take the same value.
+        calibration: Where the alarm level comes from; None for a foreign model.
+        training: Provenance, for people.
+        golden: Input with expected output.
+    """
+
+    schema: int
+    features: tuple[Feature, ...]
+    states: tuple[State, ...]
+    sample_period_ms: float
+    max_gap_ms: float
+    warm_up_steps: int
+    golden: Golden
+    look_ahead: int = 0
+    x: str = "x"
+    x_shape: tuple[int | str, ...] = (TIME, STREAM, FEATURE)
+    score: str = "score"
+    contribution: str | None = None
+    constants: dict[str, float] = {}
+    calibration: Calibration | None = None
+    training: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the sensors, in order."""
+        return tuple(feature.name for feature in self.features)
+
+    def initial_state(self, streams: int) -> dict[str, NDArray[Any]]:
+        """The state of streams that have seen nothing, by input name.
+
+        Args:
+            streams: Length of the stream axis.
+
+        Returns:
+            One array for each carried tensor, in the shape that the model takes.
+        """
+        return {
+            state.input: np.full(
+                [length if isinstance(length, int) else streams for length in state.shape],
+                state.initial,
+                dtype=state.dtype,
+            )
+            for state in self.states
+        }
+
+    def check_graph(self, inputs: Mapping[str, "Tensor"], outputs: Mapping[str, "Tensor"]) -> None:
+        """Compares the promise with what the graph offers.
+
+        Args:
+            inputs: The graph's inputs by name.
+            outputs: The graph's outputs by name.
+
+        Raises:
+            ModelError: With every difference found.
+        """
+        problems = list(_graph_problems(self, inputs, outputs))
+        if problems:
+            raise ModelError(f"the contract does not fit the graph: {'; '.join(problems)}")
+
+
+class Tensor(NamedTuple):
+    """A graph input or output as the runtime reports it: NumPy dtype name and axes."""
+
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+def decode_contract(document: str | bytes) -> Contract:
+    """Reads the JSON document.
+
+    Args:
+        document: The text under ``andon.contract``.
+
+    Returns:
+        The contract, which has checked itself.
+
+    Raises:
+        ModelError: For a schema of another version, or a document that does not check.
+    """
+    try:
+        version = msgspec.json.decode(document, type=_Version).schema
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ModelError(f"the contract is not readable: {error}") from error
+    if version != CONTRACT_SCHEMA:
+        age = "newer than" if version > CONTRACT_SCHEMA else "older than"
+        raise ModelError(
+            f"contract schema {version} is {age} this andon, which reads schema "
+            f"{CONTRACT_SCHEMA}: {'upgrade andon' if version > CONTRACT_SCHEMA else 'export again'}"
+        )
+    try:
+        return msgspec.json.decode(document, type=Contract)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ModelError(f"the contract is not valid: {error}") from error
+
+
+def encode_contract(contract: Contract) -> str:
+    """Writes the JSON document."""
+    return msgspec.json.encode(contract).decode()
+
+
+class _Version(msgspec.Struct):
+    schema: int
+
+
+def _problems(contract: Contract) -> Iterable[str]:
+    """What a contract must hold whatever the graph says."""
+    names = contract.feature_names
+    yield from (f"feature {n!r} stands twice" for n, k in Counter(names).items() if k > 1)
+    if not names:
+        yield "no features"
+    tensors = [s.input for s in contract.states] + [contract.x, *contract.constants]
+    yield from (f"input {n!r} stands twice" for n, k in Counter(tensors).items() if k > 1)
+    results = [s.output for s in contract.states] + [contract.score]
+    yield from (f"output {n!r} stands twice" for n, k in Counter(results).items() if k > 1)
+    for state in contract.states:
+        if state.shape.count(STREAM) != 1 or len(state.row_shape) != len(state.shape) - 1:
+            yield f"state {state.input}: wanted one axis 'stream', else lengths, got {state.shape}"
+        if state.dtype not in STATE_DTYPES:
+            yield f"state {state.input}: dtype {state.dtype!r} is none of {', '.join(STATE_DTYPES)}"
+    if contract.x_shape != (TIME, STREAM, FEATURE):
+        yield f"x: wanted axes [time, stream, feature], got {list(contract.x_shape)}"
+    if contract.look_ahead != 0:
+        yield f"look_ahead {contract.look_ahead}: this version runs causal models only"
+    if not contract.sample_period_ms > 0:
+        yield f"sample_period_ms must be positive, got {contract.sample_period_ms}"
+    if contract.max_gap_ms < contract.sample_period_ms:
+        yield f"max_gap_ms {contract.max_gap_ms} is below the sample period"
+    if contract.warm_up_steps < 0:
+        yield f"warm_up_steps must not be negative, got {contract.warm_up_steps}"
+
+
+def _graph_problems(
+    contract: Contract, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+) -> Iterable[str]:
+    features = len(contract.features)
+    wanted_in: dict[str, tuple[str, tuple[int | str, ...]]] = {
+        contract.x: ("float32", (TIME, STREAM, features))
+    }
+    wanted_out: dict[str, tuple[str, tuple[int | str, ...]]] = {
+        contract.score: ("float32", (TIME, STREAM))
+    }
+    if contract.contribution is not None:
+        wanted_out[contract.contribution] = ("float32", (TIME, STREAM, features))
+    for state in contract.states:
+        wanted_in[state.input] = (state.dtype, state.shape)
+        wanted_out[state.output] = (state.dtype, state.shape)
+    for side, wanted, offered in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
+        for name, (dtype, shape) in wanted.items():
+            tensor = offered.get(name)
+            if tensor is None:
+                yield f"no {side} {name!r}"
+            elif tensor.dtype != dtype:
+                yield f"{side} {name}: wanted {dtype}, the graph has {tensor.dtype}"
+            elif not _fits(shape, tensor.shape):
+                yield f"{side} {name}: wanted {list(shape)}, the graph has {list(tensor.shape)}"
+    unfed = set(inputs) - set(wanted_in) - set(contract.constants)
+    yield from (f"input {name!r} is neither x, a state nor a constant" for name in sorted(unfed))
+    missing = set(contract.constants) - set(inputs)
+    yield from (f"no input for the constant {name!r}" for name in sorted(missing))
+
+
+def _fits(wanted: tuple[int | str, ...], offered: tuple[int | str | None, ...]) -> bool:
+    """Whether a graph's shape allows the wanted one; a dynamic axis must not be frozen."""
+    return len(wanted) == len(offered) and all(
+        isinstance(o, str | None) if isinstance(w, str) else (o == w or isinstance(o, str | None))
+        for w, o in zip(wanted, offered, strict=True)
+    )

@@ -1,0 +1,281 @@
+"""Bytes to samples, flags to bytes. Every payload is untrusted.
+
+A machine's message is JSON in one of five forms (``ts`` in milliseconds since 1970 UTC, decimals
+allowed, or ISO 8601):
+
+    {"ts": 1700000000000, "values": {"Current": 2.1, "Pressure": 0.05}}
+    {"ts": 1700000000000, "values": [2.1, 0.05]}           in the contract's feature order
+    {"ts": 1700000000000, "Current": 2.1, "Pressure": 0.05}
+    [{...}, {...}]                                         an array of the above
+    {"ts": 1700000000000, "period_ms": 0.5, "values": [[2.1, 0.05], [2.2, 0.05]]}
+
+A payload is taken whole or not at all.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import PayloadError
+
+NS_PER_MS = 1_000_000
+MAX_TS_NS = 2**63 - 1
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+_FRACTION = re.compile(r"^(.*?)[.,](\d{1,9})\d*(.*)$")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Samples(NamedTuple):
+    """Decoded samples.
+
+    Attributes:
+        ts: int64 ``[sample]``, nanoseconds since 1970 UTC.
+        values: float32 ``[sample, feature]``, engineering units, all finite.
+    """
+
+    ts: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+class Decoder:
+    """Decodes the payloads of one model.
+
+    Args:
+        features: Names of the sensors, in the contract's order.
+        max_bytes: A larger payload is rejected unread.
+    """
+
+    def __init__(self, features: Sequence[str], max_bytes: int) -> None:
+        self._features = tuple(features)
+        self._max_bytes = max_bytes
+
+    def decode(self, payload: bytes) -> Samples:
+        """Reads a payload.
+
+        Args:
+            payload: As received.
+
+        Returns:
+            Its samples, in its own order.
+
+        Raises:
+            PayloadError: With the cause and what was wanted.
+        """
+        if len(payload) > self._max_bytes:
+            raise PayloadError(
+                "too_large", f"wanted at most {self._max_bytes} bytes, got {len(payload)}"
+            )
+        try:
+            message = msgspec.json.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise PayloadError(
+                "not_json", f"{error}; the payload starts {_head(payload)}"
+            ) from error
+        messages = message if type(message) is list else [message]
+        ts: list[int] = []
+        rows: list[list[float]] = []
+        for item in messages:
+            self._read(item, ts, rows)
+        if not rows:
+            raise PayloadError("not_a_sample", "wanted at least one sample, got an empty array")
+        with np.errstate(over="ignore"):
+            values = np.asarray(rows, np.float32)
+        return Samples(np.asarray(ts, np.int64), values)
+
+    def _read(self, message: Any, ts: list[int], rows: list[list[float]]) -> None:  # noqa: ANN401 - JSON
+        if type(message) is not dict:
+            raise PayloadError("not_a_sample", f"wanted a JSON object, got {_shown(message)}")
+        if "ts" not in message:
+            raise PayloadError("no_ts", f"wanted a key 'ts', got {_keys(message)}")
+        start = parse_ts(message["ts"])
+        values = message.get("values", message)
+        if type(values) is dict:
+            ts.append(start)
+            rows.append(self._named(values))
+        elif type(values) is not list:
+            raise PayloadError(
+                "not_a_sample", f"values: wanted an object or an array, got {_shown(values)}"
+            )
+        elif "period_ms" in message:
+            period = _period_ns(message["period_ms"])
+            if not values:
+                raise PayloadError("not_a_sample", "values: wanted at least one row, got none")
+            ts.extend(_checked_ts(start + round(i * period)) for i in range(len(values)))
+            rows.extend(self._ordered(row) for row in values)
+        else:
+            ts.append(start)
+            rows.append(self._ordered(values))
+
+    def _named(self, values: dict[str, Any]) -> list[float]:
+        missing = [name for name in self._features if name not in values]
+        if missing:
+            raise PayloadError("missing_feature", f"wanted {missing[0]!r}, got {_keys(values)}")
+        return [_number(values[name], name) for name in self._features]
+
+    def _ordered(self, values: Any) -> list[float]:  # noqa: ANN401 - JSON
+        if type(values) is not list:
+            raise PayloadError("not_a_sample", f"values: wanted an array, got {_shown(values)}")
+        if len(values) != len(self._features):
+            raise PayloadError(
+                "wrong_count", f"wanted {len(self._features)} values, got {len(values)}"
+            )
+        return [_number(v, name) for v, name in zip(values, self._features, strict=True)]
+
+
+def parse_ts(value: Any) -> int:  # noqa: ANN401 - JSON
+    """Reads a time stamp.
+
+    Args:
+        value: Milliseconds since 1970 UTC, or ISO 8601 (without an offset: UTC).
+
+    Returns:
+        Nanoseconds since 1970 UTC.
+
+    Raises:
+        PayloadError: If it is neither, or beyond the years 1970 to 2262.
+    """
+    if type(value) is int:
+        return _checked_ts(value * NS_PER_MS)
+    if type(value) is float and math.isfinite(value):
+        whole = math.floor(value)  # apart, so that the fraction keeps its own precision
+        return _checked_ts(whole * NS_PER_MS + round((value - whole) * NS_PER_MS))
+    if type(value) is str:
+        return _checked_ts(_parse_iso(value))
+    raise PayloadError("bad_ts", f"ts: wanted milliseconds or ISO 8601, got {_shown(value)}")
+
+
+def ts_text(ns: int) -> str:
+    """Milliseconds since 1970 UTC as a JSON number, exact to the nanosecond."""
+    whole, rest = divmod(ns, NS_PER_MS)
+    return f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)
+
+
+def float32_text(value: np.float32) -> str:
+    """The shortest decimal that reads back to the same float32, as a JSON number."""
+    return str(value)
+
+
+class ScoreLine(NamedTuple):
+    """What is said of one sample: a line of ``--scores``, a message of ``emit = "scores"``."""
+
+    stream: str
+    ts: int
+    score: np.float32
+    status: str
+    alarm: bool
+
+
+def encode_score(line: ScoreLine) -> bytes:
+    """Writes a score as one JSON object."""
+    stream = msgspec.json.encode(line.stream).decode()
+    return (
+        f'{{"stream": {stream}, "ts": {ts_text(line.ts)}, "score": {float32_text(line.score)}, '
+        f'"status": "{line.status}", "alarm": {"true" if line.alarm else "false"}}}'
+    ).encode()
+
+
+class Share(msgspec.Struct, frozen=True):
+    """One sensor's share in a score, 0 to 1."""
+
+    feature: str
+    share: float
+
+
+class Flag(msgspec.Struct, frozen=True, kw_only=True):
+    """The lamp of one stream changes.
+
+    Attributes:
+        id: Deterministic: the same for the same model, stream, time and event.
+        stream: Its name.
+        ts: Nanoseconds since 1970 UTC of the sample that decided.
+        event: ``raised`` or ``cleared``.
+        score: Of that sample.
+        status: Of that sample.
+        top: The sensors with the largest shares, largest first.
+        model: First 16 hexadecimal digits of the model file's SHA-256.
+    """
+
+    id: str
+    stream: str
+    ts: int
+    event: str
+    score: np.float32
+    status: str
+    top: tuple[Share, ...]
+    model: str
+
+
+def encode_flag(flag: Flag) -> bytes:
+    """Writes a flag as one JSON object."""
+    return msgspec.json.encode(
+        {
+            "id": flag.id,
+            "stream": flag.stream,
+            "ts": msgspec.Raw(ts_text(flag.ts).encode()),
+            "event": flag.event,
+            "score": msgspec.Raw(float32_text(flag.score).encode()),
+            "status": flag.status,
+            "top": flag.top,
+            "model": flag.model,
+        }
+    )
+
+
+def _number(value: Any, name: str) -> float:  # noqa: ANN401 - JSON
+    if type(value) is not float and type(value) is not int:
+        raise PayloadError("not_a_number", f"{name}: wanted a number, got {_shown(value)}")
+    if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
+        raise PayloadError("not_finite", f"{name}: wanted a float32, got {_shown(value)}")
+    return float(value)
+
+
+def _period_ns(value: Any) -> float:  # noqa: ANN401 - JSON
+    if type(value) is not float and type(value) is not int:
+        raise PayloadError("not_a_number", f"period_ms: wanted a number, got {_shown(value)}")
+    if not 0 < value < MAX_TS_NS / NS_PER_MS:
+        raise PayloadError("bad_ts", f"period_ms: wanted more than 0, got {_shown(value)}")
+    return value * NS_PER_MS
+
+
+def _checked_ts(ns: int) -> int:
+    if not 0 <= ns <= MAX_TS_NS:
+        raise PayloadError("bad_ts", f"ts: wanted a time from 1970 to 2262, got {_shown(ns)} ns")
+    return ns
+
+
+def _parse_iso(text: str) -> int:
+    """``datetime`` stops at microseconds, so the fraction is read apart."""
+    fraction = _FRACTION.match(text)
+    digits = fraction[2] if fraction else ""
+    try:
+        moment = datetime.fromisoformat(fraction[1] + fraction[3] if fraction else text)
+    except ValueError as error:
+        raise PayloadError(
+            "bad_ts", f"ts: wanted milliseconds or ISO 8601, got {_shown(text)}"
+        ) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    since = moment - _EPOCH
+    seconds = since.days * 86400 + since.seconds
+    return seconds * 1_000_000_000 + since.microseconds * 1000 + int(digits.ljust(9, "0") or 0)
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - JSON
+    """A value as it may stand in a log: short, one line, no control characters."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line's worth
+
+
+def _keys(message: dict[str, Any]) -> str:
+    return f"the keys {_shown(list(message))}"
+
+
+def _head(payload: bytes) -> str:
+    return _shown(payload[:40])

@@ -1,0 +1,397 @@
+"""Samples in, scores and flags out. No I/O and no clock: `now` is an argument.
+
+Live, replay and (later) recovery from the journal go through `Pipeline.process`, so they cannot
+differ. What is decided here depends on a stream's own samples alone, never on how they were
+grouped or what other streams sent:
+
+    admit    is there room, is each sample after the last one and not in the future; gaps
+    score    one model call for all streams that have a sample waiting, in order within a stream
+    decide   status, alarm, flags
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.alarm import Event, advance
+from edge_runtime.config import AlarmConfig
+from edge_runtime.contract import Contract
+from edge_runtime.payload import NS_PER_MS, Flag, ScoreLine, Share, ts_text
+from edge_runtime.session import Float32, Outputs, Session
+from edge_runtime.streams import NEVER, Streams
+
+OK, WARMING_UP, UNCERTAIN = 0, 1, 2
+STATUS = ("ok", "warming_up", "uncertain")
+
+TOP_FEATURES = 3
+MAX_CALL_ROWS = 1 << 16  # bounds the memory of one model call
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the gateway's configuration says about one pipeline.
+
+    Attributes:
+        alarm: From score to lamp.
+        max_streams: A further stream is rejected.
+        max_gap_ns: A longer silence resets the stream; None takes the contract's.
+        max_ahead_ns: A sample further ahead of ``now`` is rejected.
+    """
+
+    alarm: AlarmConfig = field(default_factory=AlarmConfig)
+    max_streams: int = 10_000
+    max_gap_ns: int | None = None
+    max_ahead_ns: int = 60_000 * NS_PER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive samples of one stream.
+
+    Attributes:
+        stream: Its name.
+        ts: ``[sample]``, nanoseconds since 1970 UTC.
+        values: ``[sample, feature]``, engineering units, all finite.
+    """
+
+    stream: str
+    ts: NDArray[np.int64]
+    values: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What became of the accepted samples of one stream; every array is ``[sample]``.
+
+    Attributes:
+        stream: Its name.
+        ts: Nanoseconds.
+        score: 1.0 is the alarm level.
+        status: Index into `STATUS`.
+        alarm: Whether the lamp is lit.
+    """
+
+    stream: str
+    ts: NDArray[np.int64]
+    score: Float32
+    status: NDArray[np.uint8]
+    alarm: NDArray[np.bool_]
+
+    def lines(self) -> Iterable[ScoreLine]:
+        """The samples one by one."""
+        columns = zip(
+            self.ts.tolist(), self.score, self.status.tolist(), self.alarm.tolist(), strict=True
+        )
+        for ts, score, status, alarm in columns:
+            yield ScoreLine(self.stream, ts, score, STATUS[status], alarm)
+
+
+class Rejected(NamedTuple):
+    """Samples that were refused; no state has seen them.
+
+    Attributes:
+        stream: Whose they were.
+        cause: Stable name, counted and published.
+        samples: How many samples.
+        detail: What was wanted and what came, for the first of them.
+    """
+
+    stream: str
+    cause: str
+    samples: int
+    detail: str
+
+
+class Reset(NamedTuple):
+    """A stream starts again from the initial state with the sample at ``ts`` (nanoseconds)."""
+
+    stream: str
+    ts: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Everything that one call of `Pipeline.process` decided."""
+
+    scored: list[Scored]
+    flags: list[Flag]
+    rejected: list[Rejected]
+    resets: list[Reset]
+
+
+class _Run(NamedTuple):
+    """Accepted samples of one slot that are to be scored in a row."""
+
+    ts: NDArray[np.int64]
+    values: Float32
+    reset: str  # cause of a reset before the first of them, or empty
+
+
+class _Piece(NamedTuple):
+    """Scored samples of one slot, before the alarm has seen them."""
+
+    ts: NDArray[np.int64]
+    score: Float32
+    status: NDArray[np.uint8]
+    contribution: Float32 | None
+
+
+class Pipeline:
+    """One model and every stream that it watches.
+
+    Args:
+        session: The model.
+        settings: From the gateway's configuration.
+    """
+
+    def __init__(self, session: Session, settings: Settings) -> None:
+        contract = session.contract
+        self.session = session
+        self.settings = settings
+        self.streams = Streams(contract, settings.max_streams)
+        self._max_gap_ns = (
+            round(contract.max_gap_ms * NS_PER_MS)
+            if settings.max_gap_ns is None
+            else settings.max_gap_ns
+        )
+        self._low, self._high = _ranges(contract)
+        self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
+
+    def process(self, blocks: Sequence[Block], now_ns: int | None) -> Result:
+        """Scores what arrived.
+
+        Args:
+            blocks: In order of arrival; a stream may have several.
+            now_ns: The gateway's clock in nanoseconds since 1970 UTC; None for recorded data,
+                which cannot come from the future.
+
+        Returns:
+            Scores, flags, refusals and resets. Streams stand in order of first arrival.
+        """
+        result = Result([], [], [], [])
+        waiting: dict[int, list[_Run]] = {}
+        for block in blocks:
+            self._admit(block, now_ns, waiting, result)
+        for slot, pieces in self._score(waiting, result).items():
+            self._decide(slot, pieces, result)
+        return result
+
+    def _admit(
+        self,
+        block: Block,
+        now_ns: int | None,
+        waiting: dict[int, list[_Run]],
+        result: Result,
+    ) -> None:
+        if len(block.ts) == 0:
+            return
+        slot = self.streams.find(block.stream)
+        last = NEVER if slot is None else int(self.streams.last_ts[slot])
+        keep = self._timely(block, last, now_ns, result)
+        if not keep.any():
+            return  # a stream that has sent nothing usable takes no room
+        slot = self.streams.admit(block.stream)
+        if slot is None:
+            detail = f"wanted at most {self.settings.max_streams} streams"
+            result.rejected.append(
+                Rejected(block.stream, "too_many_streams", int(keep.sum()), detail)
+            )
+            return
+        ts, values = (
+            (block.ts, block.values) if keep.all() else (block.ts[keep], block.values[keep])
+        )
+        self.streams.last_ts[slot] = ts[-1]
+        runs = waiting.setdefault(slot, [])
+        for start, stop, cause in self._between_gaps(ts, last):
+            runs.append(_Run(ts[start:stop], values[start:stop], cause))
+
+    def _timely(
+        self, block: Block, last: int, now_ns: int | None, result: Result
+    ) -> NDArray[np.bool_]:
+        """Which samples are neither from the future nor at or before one accepted earlier."""
+        ts = block.ts
+        keep = np.ones(len(ts), np.bool_)
+        if now_ns is not None:
+            keep = ts <= now_ns + self.settings.max_ahead_ns
+            self._refuse(
+                block, ~keep, "future", f"the gateway's clock at {ts_text(now_ns)}", result
+            )
+        if keep.all() and ts[0] > last and (len(ts) == 1 or bool((ts[1:] > ts[:-1]).all())):
+            return keep
+        newest = np.maximum.accumulate(np.where(keep, ts, NEVER))
+        before = np.maximum(np.concatenate([[last], newest[:-1]]), last)
+        late: NDArray[np.bool_] = keep & (ts <= before)
+        seen = ts_text(int(before[np.argmax(late)])) if late.any() else ""
+        self._refuse(block, late, "late", f"the last sample at {seen}", result)
+        return np.logical_and(keep, ~late)
+
+    def _refuse(
+        self, block: Block, which: NDArray[np.bool_], cause: str, against: str, result: Result
+    ) -> None:
+        if which.any():
+            first = ts_text(int(block.ts[np.argmax(which)]))
+            detail = f"ts {first} against {against}"
+            result.rejected.append(Rejected(block.stream, cause, int(which.sum()), detail))
+
+    def _between_gaps(self, ts: NDArray[np.int64], last: int) -> Iterable[tuple[int, int, str]]:
+        """Ranges of samples with no long silence inside, and why each starts afresh."""
+        gaps = np.flatnonzero(np.diff(ts) > self._max_gap_ns) + 1
+        first = "gap" if last != NEVER and ts[0] - last > self._max_gap_ns else ""
+        edges = [0, *gaps.tolist(), len(ts)]
+        for index, (start, stop) in enumerate(pairwise(edges)):
+            yield start, stop, "gap" if index else first
+
+    def _score(self, waiting: dict[int, list[_Run]], result: Result) -> dict[int, list[_Piece]]:
+        """Runs the model until nothing waits.
+
+        Each call takes every stream that has samples, for as many steps as the shortest has.
+        """
+        pieces: dict[int, list[_Piece]] = {slot: [] for slot in waiting}
+        active = {slot: runs[::-1] for slot, runs in waiting.items() if runs}
+        while active:
+            slots = list(active)
+            runs = [active[slot].pop() for slot in slots]
+            steps = min(len(run.ts) for run in runs)
+            steps = max(1, min(steps, MAX_CALL_ROWS // len(runs)))
+            for slot, run in zip(slots, runs, strict=True):
+                if run.reset:
+                    self.streams.reset(slot)
+                    result.resets.append(Reset(self._name(slot), int(run.ts[0]), run.reset))
+            outputs = self._call(slots, runs, steps)
+            for row, (slot, run) in enumerate(zip(slots, runs, strict=True)):
+                scored = self._finite_steps(outputs.score[:, row])
+                self._collect(slot, run, outputs, (row, scored), pieces)
+                rest = _after(run, steps)
+                if scored < steps:  # the state is spoilt from there on
+                    self._refuse_score(slot, run, scored, result)
+                    rest = _after(run, scored + 1, "not_finite_score")
+                    if not len(rest.ts):
+                        self.streams.reset(slot)
+                if len(rest.ts):
+                    active[slot].append(rest)
+                if not active[slot]:
+                    del active[slot]
+        return pieces
+
+    def _call(self, slots: list[int], runs: list[_Run], steps: int) -> Outputs:
+        x = np.stack([run.values[:steps] for run in runs], axis=1)
+        outputs, state = self.session.run(x, self.streams.take(slots))
+        self.streams.put(slots, state)
+        return outputs
+
+    def _finite_steps(self, score: Float32) -> int:
+        """How many scores come before the first that is not a number."""
+        finite = np.isfinite(score)
+        return len(score) if finite.all() else int(np.argmin(finite))
+
+    def _collect(
+        self,
+        slot: int,
+        run: _Run,
+        outputs: Outputs,
+        where: tuple[int, int],
+        pieces: dict[int, list[_Piece]],
+    ) -> None:
+        row, steps = where
+        contribution = outputs.contribution
+        pieces[slot].append(
+            _Piece(
+                run.ts[:steps],
+                outputs.score[:steps, row],
+                self._status(slot, run.values[:steps]),
+                None if contribution is None else contribution[:steps, row],
+            )
+        )
+        self.streams.steps[slot] += steps
+
+    def _status(self, slot: int, values: Float32) -> NDArray[np.uint8]:
+        status = np.full(len(values), OK, np.uint8)
+        if self._bounded:
+            outside = ((values < self._low) | (values > self._high)).any(axis=1)
+            status[outside] = UNCERTAIN
+        warming = self.session.contract.warm_up_steps - int(self.streams.steps[slot])
+        if warming > 0:
+            status[:warming] = WARMING_UP
+        return status
+
+    def _refuse_score(self, slot: int, run: _Run, index: int, result: Result) -> None:
+        detail = f"the model's score at ts {ts_text(int(run.ts[index]))} is not a finite number"
+        result.rejected.append(Rejected(self._name(slot), "not_finite_score", 1, detail))
+
+    def _decide(self, slot: int, pieces: list[_Piece], result: Result) -> None:
+        ts, score, status = (
+            np.concatenate([piece[column] for piece in pieces]) for column in range(3)
+        )
+        state, transitions, lit = advance(
+            self.streams.alarms[slot], score, status == OK, self.settings.alarm
+        )
+        self.streams.alarms[slot] = state
+        scored = Scored(self._name(slot), ts, score, status, lit)
+        result.scored.append(scored)
+        for index, event in transitions:
+            shares = _share_at(pieces, index)
+            result.flags.append(self._flag(scored, index, event, shares))
+
+    def _flag(self, scored: Scored, index: int, event: Event, shares: Float32 | None) -> Flag:
+        ts, model = int(scored.ts[index]), self.session.digest[:16]
+        return Flag(
+            id=flag_id(self.session.digest, scored.stream, ts, event),
+            stream=scored.stream,
+            ts=ts,
+            event=event,
+            score=scored.score[index],
+            status=STATUS[scored.status[index]],
+            top=() if shares is None else self._top(shares),
+            model=model,
+        )
+
+    def _top(self, shares: Float32) -> tuple[Share, ...]:
+        names = self.session.contract.feature_names
+        order = np.argsort(-shares, kind="stable")[:TOP_FEATURES]
+        return tuple(Share(names[i], round(float(shares[i]), 4)) for i in order)
+
+    def _name(self, slot: int) -> str:
+        name = self.streams.names[slot]
+        if name is None:
+            raise AssertionError(f"slot {slot} is free")
+        return name
+
+
+def flag_id(digest: str, stream: str, ts_ns: int, event: str) -> str:
+    """The id of a flag: the same wherever and whenever the same thing is decided.
+
+    Args:
+        digest: SHA-256 of the model file.
+        stream: Name of the stream.
+        ts_ns: Nanoseconds since 1970 UTC.
+        event: ``raised`` or ``cleared``.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    key = "\0".join((digest, stream, str(ts_ns), event))
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _after(run: _Run, steps: int, reset: str = "") -> _Run:
+    return _Run(run.ts[steps:], run.values[steps:], reset)
+
+
+def _share_at(pieces: list[_Piece], index: int) -> Float32 | None:
+    for piece in pieces:
+        if index < len(piece.ts):
+            return None if piece.contribution is None else piece.contribution[index]
+        index -= len(piece.ts)
+    raise IndexError(index)
+
+
+def _ranges(contract: Contract) -> tuple[NDArray[Any], NDArray[Any]]:
+    low = [-np.inf if f.low is None else f.low for f in contract.features]
+    high = [np.inf if f.high is None else f.high for f in contract.features]
+    return np.asarray(low), np.asarray(high)
