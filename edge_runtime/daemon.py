@@ -1,5 +1,6 @@
-"""Wires source, pipelines, store and publisher: receive -> process -> commit -> acknowledge ->
-publish. Nothing is decided here.
+"""Wires source, pipelines, store and publisher. Nothing is decided here.
+
+Each round: receive -> process -> commit -> acknowledge -> publish.
 """
 
 import logging
@@ -235,20 +236,19 @@ class Gateway:
             self._source.publish(self._rejected_topic, report)
 
 
-def run_gateway(config: GatewayConfig) -> int:
+def run_gateway(config: GatewayConfig, routes: Sequence[Route]) -> int:
     """Runs the daemon until SIGTERM or SIGINT.
 
     Args:
         config: A checked configuration.
+        routes: Its pipelines, loaded by `load_routes`.
 
     Returns:
         The exit code: 0, or 1 if something could not be handed to the broker before the end.
 
     Raises:
-        ConfigError: If a model is refused.
         BrokerError: If the broker cannot be used as configured.
     """
-    routes = load_routes(config)
     client = config.broker.client_id
     link = Link(
         config.broker,

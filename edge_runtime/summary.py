@@ -1,0 +1,181 @@
+"""What a replay found: sums by stream, and flags against labels."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.payload import Flag
+from edge_runtime.pipeline import OK, STATUS, Result, Scored
+from edge_runtime.replay import Readings
+
+NS_PER_HOUR = 3_600_000_000_000
+
+
+@dataclass(slots=True)
+class Event:
+    """A stretch of rows with a label, in one stream; times in nanoseconds.
+
+    Attributes:
+        stream: Its name.
+        onset: First labelled sample.
+        end: Last labelled sample.
+        delay_ns: From the onset to the first sample with the lamp lit; None if it stayed dark.
+    """
+
+    stream: str
+    onset: int
+    end: int
+    delay_ns: int | None
+
+
+@dataclass(slots=True)
+class StreamSummary:
+    """What became of one stream.
+
+    Attributes:
+        stream: Its name.
+        samples: Scored.
+        above: Samples whose status is ok and whose score exceeds the alarm level.
+        raised: How often the lamp went on.
+        lit: Samples with the lamp lit.
+        resets: How often it started afresh after a gap.
+        status: Samples by status.
+        largest: Largest score with status ok, and when (nanoseconds).
+    """
+
+    stream: str
+    samples: int = 0
+    above: int = 0
+    raised: int = 0
+    lit: int = 0
+    resets: int = 0
+    status: Counter[str] = field(default_factory=Counter)
+    largest: tuple[float, int] | None = None
+
+
+class Summary:
+    """Adds up results, stream by stream; keeps the series where somebody wants to see them.
+
+    Args:
+        enter: The alarm level.
+        keep: Whether to keep scores for `series` and `events`.
+
+    Attributes:
+        streams: By name, in order of appearance.
+        flags: All of them, in order.
+        rejected: Samples by cause.
+    """
+
+    def __init__(self, enter: float, *, keep: bool) -> None:
+        self._enter = enter
+        self._keep = keep
+        self._scored: dict[str, list[Scored]] = {}
+        self.streams: dict[str, StreamSummary] = {}
+        self.flags: list[Flag] = []
+        self.rejected: Counter[str] = Counter()
+
+    def add(self, result: Result) -> None:
+        """Takes one more result."""
+        for scored in result.scored:
+            self._add_scored(scored)
+        for flag in result.flags:
+            self.flags.append(flag)
+            self._of(flag.stream).raised += flag.event == "raised"
+        for rejected in result.rejected:
+            self.rejected[rejected.cause] += rejected.samples
+        for reset in result.resets:
+            self._of(reset.stream).resets += 1
+
+    def series(self, stream: str) -> Scored:
+        """All that was scored of a stream, in one piece; nothing if it has no scored sample."""
+        parts = self._scored.get(stream, [])
+        if not parts:
+            return Scored(stream, *(np.empty(0, t) for t in ("i8", "f4", "u1", "?")))
+        columns = ("ts", "score", "status", "alarm")
+        return Scored(stream, *(np.concatenate([getattr(p, c) for p in parts]) for c in columns))
+
+    def _of(self, stream: str) -> StreamSummary:
+        return self.streams.setdefault(stream, StreamSummary(stream))
+
+    def _add_scored(self, scored: Scored) -> None:
+        summary = self._of(scored.stream)
+        ok = scored.status == OK
+        summary.samples += len(scored.ts)
+        summary.above += int((ok & (scored.score > self._enter)).sum())
+        summary.lit += int(scored.alarm.sum())
+        for status, count in zip(*np.unique(scored.status, return_counts=True), strict=True):
+            summary.status[STATUS[status]] += int(count)
+        if ok.any():
+            best = int(np.argmax(np.where(ok, scored.score, -np.inf)))
+            largest = float(scored.score[best]), int(scored.ts[best])
+            summary.largest = max(summary.largest or largest, largest, key=lambda pair: pair[0])
+        if self._keep:
+            self._scored.setdefault(scored.stream, []).append(scored)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How the flags compare with the labels.
+
+    Attributes:
+        events: Labelled stretches.
+        false_alarms: Times the lamp went on outside them.
+        normal_hours: Time outside them.
+    """
+
+    events: tuple[Event, ...]
+    false_alarms: int
+    normal_hours: float
+
+    @property
+    def detected(self) -> int:
+        """Events during which the lamp was lit."""
+        return sum(event.delay_ns is not None for event in self.events)
+
+    @property
+    def false_alarms_per_hour(self) -> float:
+        """False alarms in an hour of normal operation."""
+        return self.false_alarms / self.normal_hours if self.normal_hours else 0.0
+
+
+def judge(readings: Sequence[Readings], summary: Summary, period_ns: int) -> Verdict:
+    """Compares flags with labels, event by event.
+
+    An event is detected if the lamp is lit at any of its samples; a false alarm is a lamp that
+    goes on where there is no label.
+
+    Args:
+        readings: With labels.
+        summary: That kept its series.
+        period_ns: Time that one sample stands for.
+
+    Returns:
+        The comparison.
+    """
+    events: list[Event] = []
+    false_alarms = normal = 0
+    for stream in readings:
+        if stream.label is None:
+            continue
+        scored = summary.series(stream.stream)
+        for start, stop in _stretches(stream.label):
+            onset, end = int(stream.ts[start]), int(stream.ts[stop - 1])
+            lit = scored.ts[scored.alarm & (scored.ts >= onset) & (scored.ts <= end)]
+            events.append(
+                Event(stream.stream, onset, end, int(lit[0]) - onset if len(lit) else None)
+            )
+        normal += int((~stream.label).sum())
+        labelled = set(stream.ts[stream.label].tolist())
+        false_alarms += sum(
+            flag.event == "raised" and flag.stream == stream.stream and flag.ts not in labelled
+            for flag in summary.flags
+        )
+    return Verdict(tuple(events), false_alarms, normal * period_ns / NS_PER_HOUR)
+
+
+def _stretches(label: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], label, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -1,0 +1,226 @@
+"""A trained detector to one ONNX file that carries its contract: trace, describe, verify, write.
+
+Requires a checkpoint of `train`. Ensures that the file, once it exists, loads on a gateway and
+keeps every promise of its contract; otherwise there is no file.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from edge_runtime.contract import (
+    CONTRACT_KEY,
+    CONTRACT_SCHEMA,
+    STREAM,
+    TIME,
+    Calibration,
+    Contract,
+    Feature,
+    Golden,
+    State,
+    encode_contract,
+)
+from edge_runtime.errors import ExportError, ModelError
+from edge_runtime.files import replacing
+from edge_runtime.session import session_from_bytes
+from export.onnx_cells import OPSET, in_onnx
+from export.verify import Evidence, check_operators, graphs_of, plausible_samples, verify
+from train.detector import Checkpoint, Detector
+
+IR_VERSION = 10
+GOLDEN_STEPS, GOLDEN_STREAMS = 24, 3
+NEXT = "_next"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path: Where.
+        contract: What it promises.
+        evidence: What was found when it was verified.
+        size: Bytes.
+    """
+
+    path: Path
+    contract: Contract
+    evidence: Evidence
+    size: int
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint, path: Path, on_step: Callable[[str], None]
+) -> Exported:
+    """Exports, verifies and writes, in this order.
+
+    Args:
+        checkpoint: What `andon train` wrote.
+        path: Where the model goes.
+        on_step: Told what is being done.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ExportError: If the file would not keep its promise; then nothing was written.
+    """
+    detector = checkpoint.detector.eval()
+    on_step("tracing")
+    proto = trace(detector)
+    check_operators(proto, detector)
+    contract = describe(detector, checkpoint.meta)
+    onnx.helper.set_model_props(proto, {CONTRACT_KEY: encode_contract(contract)})
+    content = proto.SerializeToString()
+    try:
+        session = session_from_bytes(content)
+    except ModelError as error:
+        raise ExportError(f"the exported model {error}") from error
+    evidence = verify(session, detector, on_step)
+    on_step(f"writing {path}")
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return Exported(path, contract, evidence, len(content))
+
+
+@final
+class _Flat(nn.Module):
+    """The detector with its state as separate arguments and results, as ONNX wants it."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """``x [time, stream, feature]`` and the carried tensors in `Detector.state_names`."""
+        names = self.detector.state_names
+        score, contribution, after = self.detector(
+            x, dict(zip(names, state, strict=True)), unroll=in_onnx
+        )
+        return score, contribution, *(after[name] for name in names)
+
+
+def trace(detector: Detector) -> onnx.ModelProto:
+    """Turns the detector into a graph with dynamic time and stream.
+
+    Args:
+        detector: In evaluation mode.
+
+    Returns:
+        The graph without a contract.
+    """
+    names = list(detector.state_names)
+    # Every tensor its own, and 3 streams: the exporter merges inputs that are one object, and
+    # takes an axis of length 1 for a constant.
+    streams, steps = 3, 5
+    x = torch.randn(steps, streams, len(detector.features))
+    state = tuple(value.clone() for value in detector.initial_state(streams).values())
+    stream = torch.export.Dim(STREAM, min=1)
+    with warnings.catch_warnings(), _quiet(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own, about its own parts
+        program = torch.onnx.export(
+            _Flat(detector),
+            (x, *state),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=["x", *names],
+            output_names=["score", "contribution", *(name + NEXT for name in names)],
+            dynamic_shapes=(
+                {0: torch.export.Dim(TIME, min=1), 1: stream},
+                tuple({0: stream} for _ in names),
+            ),
+        )
+    if program is None:
+        raise ExportError("PyTorch gave no program")
+    proto: onnx.ModelProto = program.model_proto
+    _strip(proto)
+    proto.ir_version = IR_VERSION
+    proto.producer_name = "andon"
+    proto.producer_version = ""
+    return proto
+
+
+def describe(detector: Detector, meta: dict[str, Any]) -> Contract:
+    """Writes the contract of a detector.
+
+    Args:
+        detector: Trained and calibrated.
+        meta: From its checkpoint.
+
+    Returns:
+        The contract, with golden vectors computed by PyTorch.
+    """
+    state = detector.initial_state(1)
+    calibration = meta["calibration"]
+    sensors = meta.get("features", {})
+    return Contract(
+        schema=CONTRACT_SCHEMA,
+        features=tuple(_feature(name, sensors.get(name, {})) for name in detector.features),
+        states=tuple(
+            State(
+                input=name,
+                output=name + NEXT,
+                shape=(STREAM, *state[name].shape[1:]),
+                dtype=str(state[name].dtype).removeprefix("torch."),
+            )
+            for name in detector.state_names
+        ),
+        sample_period_ms=meta["sample_period_ms"],
+        max_gap_ms=meta["max_gap_ms"],
+        warm_up_steps=meta["warm_up_steps"],
+        contribution="contribution",
+        calibration=Calibration(
+            data_digest=calibration["data_digest"],
+            rows=calibration["rows"],
+            false_alarms_per_day=calibration["false_alarms_per_day"],
+            supported_false_alarms_per_day=calibration["supported_false_alarms_per_day"],
+        ),
+        training=meta["training"],
+        golden=_golden(detector),
+    )
+
+
+def _feature(name: str, described: dict[str, Any]) -> Feature:
+    low, high = described.get("range") or (None, None)
+    return Feature(name=name, unit=described.get("unit", ""), low=low, high=high)
+
+
+def _golden(detector: Detector) -> Golden:
+    x = plausible_samples(detector, GOLDEN_STEPS, GOLDEN_STREAMS, seed=20)
+    with torch.no_grad():
+        score, contribution, _ = detector(
+            torch.from_numpy(x), detector.initial_state(GOLDEN_STREAMS)
+        )
+    return Golden(x=x.tolist(), score=score.tolist(), contribution=contribution.tolist())
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Drops what the exporter notes for itself: names and paths of the machine that exported."""
+    for graph in graphs_of(proto.graph):
+        for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+            part.ClearField("doc_string")
+            part.ClearField("metadata_props")
+        for value in graph.value_info:
+            value.ClearField("metadata_props")
+    proto.ClearField("metadata_props")
+    proto.ClearField("functions")
+
+
+class _quiet:  # noqa: N801 - reads as a statement
+    """Keeps the exporter's log from telling which unrelated packages are not installed."""
+
+    def __enter__(self) -> None:
+        self._log = logging.getLogger("torch.onnx")
+        self._level = self._log.level
+        self._log.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self._log.setLevel(self._level)

@@ -1,0 +1,200 @@
+"""The exported file against PyTorch and against itself, before it may exist."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+
+from edge_runtime.errors import ExportError
+from edge_runtime.session import Float32, Session, State
+from export.onnx_cells import operator_of
+from train.detector import Detector
+
+STEPS, STREAMS = 512, 7
+TOLERANCE = 1e-5
+BATCHES = (1, 2, 7)
+LENGTHS = (1, 2, 37)
+WIDE = 64  # streams of one more batch: kernels change their way of working with the size
+
+# What a detector needs around its recurrent layers. Anything else in a graph was not meant.
+PLAIN_OPERATORS = frozenset(
+    {
+        "Add", "Clip", "Concat", "Div", "Gather", "Gemm", "Identity", "MatMul", "Mul", "ReduceSum",
+        "Sigmoid", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the verification found.
+
+    Attributes:
+        steps: Length of the time axis of the comparison with PyTorch.
+        streams: Its streams.
+        score_error: Largest difference of a score from PyTorch's, relative to the largest score.
+        exact_runs: Ways of splitting and batching that gave the same bits.
+    """
+
+    steps: int
+    streams: int
+    score_error: float
+    exact_runs: int
+
+
+def verify(session: Session, detector: Detector, on_step: Callable[[str], None]) -> Evidence:
+    """Tests the exported model.
+
+    Args:
+        session: The model as a gateway would load it.
+        detector: What it was exported from.
+        on_step: Told what is being done.
+
+    Returns:
+        The evidence.
+
+    Raises:
+        ExportError: If a promise does not hold; says which.
+    """
+    x = plausible_samples(detector, STEPS, WIDE, seed=1)
+    on_step(f"comparing with PyTorch over {STEPS} steps of {STREAMS} streams")
+    score_error = compare_with_torch(session, detector, x[:, :STREAMS])
+    on_step("comparing with itself, split and batched in every way")
+    return Evidence(STEPS, STREAMS, score_error, compare_with_itself(session, x))
+
+
+def compare_with_torch(session: Session, detector: Detector, x: Float32) -> float:
+    """Scores, contributions and states against PyTorch's.
+
+    Args:
+        session: The exported model.
+        detector: The original.
+        x: Samples ``[time, stream, feature]``.
+
+    Returns:
+        The largest difference of a score, relative to the largest score.
+
+    Raises:
+        ExportError: If it exceeds `TOLERANCE`, or a contribution or a state does by its own scale.
+    """
+    streams = x.shape[1]
+    with torch.no_grad():
+        score, contribution, after = detector(torch.from_numpy(x), detector.initial_state(streams))
+    outputs, state = session.run(x, session.contract.initial_state(streams))
+    if outputs.contribution is None:
+        raise ExportError("the exported model gives no contribution")
+    score_error = _relative("score", outputs.score, score.numpy())
+    _relative("contribution", outputs.contribution, contribution.numpy())
+    for name, value in after.items():
+        _relative(f"state {name}", state[name], value.numpy())
+    return score_error
+
+
+def compare_with_itself(session: Session, x: Float32) -> int:
+    """Splits in time and batches of streams must not change a bit.
+
+    Args:
+        session: The exported model.
+        x: Samples ``[time, stream, feature]``.
+
+    Returns:
+        The number of ways tried.
+
+    Raises:
+        ExportError: At the first bit that differs.
+    """
+    steps, streams = x.shape[0], x.shape[1]
+    whole, after = _chunked(session, x, steps)
+    runs = 0
+    for length in LENGTHS:
+        for batch in BATCHES:
+            for first in (0, streams - batch):
+                part = x[:, first : first + batch]
+                scores, state = _chunked(session, part, length)
+                where = f"{batch} of {streams} streams from {first}, {length} samples a call"
+                _equal(f"score, {where}", scores, whole[:, first : first + batch])
+                for pair in session.contract.states:
+                    wanted = np.take(
+                        after[pair.input], range(first, first + batch), pair.stream_axis
+                    )
+                    _equal(f"state {pair.input}, {where}", state[pair.input], wanted)
+                runs += 1
+    order = np.random.default_rng(0).permutation(streams)
+    scores, _ = _chunked(session, np.ascontiguousarray(x[:, order]), steps)
+    _equal("score, streams in another order", scores, whole[:, order])
+    return runs + 1
+
+
+def check_operators(proto: onnx.ModelProto, detector: Detector) -> None:
+    """The graph holds the recurrent operators of its cells and nothing that was not meant.
+
+    Raises:
+        ExportError: Naming the operators.
+    """
+    nodes = [node for graph in graphs_of(proto.graph) for node in graph.node]
+    names = [node.op_type for node in nodes]
+    recurrent = [operator_of(type(cell)) for cell in detector.stack.cells]
+    found = [name for name in names if name in {"LSTM", "GRU", "RNN", "Scan", "Loop"}]
+    if sorted(found) != sorted(recurrent):
+        raise ExportError(f"wanted the recurrent operators {recurrent}, the graph has {found}")
+    unknown = sorted(set(names) - PLAIN_OPERATORS - set(recurrent))
+    foreign = sorted({node.domain for node in nodes} - {""})
+    if unknown or foreign:
+        raise ExportError(f"the graph has unexpected operators: {', '.join(unknown + foreign)}")
+
+
+def plausible_samples(detector: Detector, steps: int, streams: int, seed: int) -> Float32:
+    """Made-up samples around a detector's operating point: slow waves, noise, a few outliers.
+
+    Args:
+        detector: Says where the sensors usually are.
+        steps: Length of the time axis.
+        streams: Length of the stream axis.
+        seed: The same seed gives the same samples.
+
+    Returns:
+        float32 ``[time, stream, feature]`` in engineering units.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (steps, streams, len(detector.features))
+    phase = rng.uniform(0, 2 * np.pi, shape[1:])
+    wave = np.sin(np.arange(steps)[:, None, None] * rng.uniform(0.02, 0.4, shape[1:]) + phase)
+    outliers = rng.normal(0, 8, shape) * (rng.random(shape[:2]) < 0.02)[..., None]  # noqa: PLR2004
+    xn = wave + rng.normal(0, 0.4, shape) + outliers
+    samples = xn * detector.scale.numpy() + detector.mean.numpy()
+    return np.asarray(samples, np.float32)
+
+
+def graphs_of(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """A graph and the bodies inside it, at any depth."""
+    bodies = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return [graph, *(inner for body in bodies for inner in graphs_of(body))]
+
+
+def _chunked(session: Session, x: Float32, length: int) -> tuple[Float32, State]:
+    state = session.contract.initial_state(x.shape[1])
+    scores = []
+    for start in range(0, x.shape[0], length):
+        outputs, state = session.run(np.ascontiguousarray(x[start : start + length]), state)
+        scores.append(outputs.score)
+    return np.concatenate(scores), state
+
+
+def _relative(what: str, got: Float32, wanted: Float32) -> float:
+    if got.shape != wanted.shape:
+        raise ExportError(f"{what}: PyTorch gives {list(wanted.shape)}, ONNX {list(got.shape)}")
+    scale = max(float(np.abs(wanted).max(initial=0.0)), float(np.finfo(np.float32).tiny))
+    error = float(np.abs(got.astype(np.float64) - wanted).max(initial=0.0)) / scale
+    if not error <= TOLERANCE:
+        raise ExportError(
+            f"{what}: differs from PyTorch by {error:.2g} of its scale, allowed is {TOLERANCE:g}"
+        )
+    return error
+
+
+def _equal(what: str, got: Float32, wanted: Float32) -> None:
+    if not np.array_equal(got, wanted):
+        worst = float(np.abs(got.astype(np.float64) - wanted).max())
+        raise ExportError(f"{what}: not the same bits, differs by up to {worst:.2g}")
