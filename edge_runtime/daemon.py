@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from edge_runtime.config import GatewayConfig, PipelineConfig
 from edge_runtime.errors import ConfigError, ModelError, PayloadError
 from edge_runtime.mqtt import Link, Message, StopEvent
-from edge_runtime.payload import NS_PER_MS, Decoder, encode_flag, encode_score
+from edge_runtime.payload import Decoder, encode_flag, encode_score
 from edge_runtime.pipeline import Block, Pipeline, Result, Settings
 from edge_runtime.refusals import Refusals
 from edge_runtime.session import Session, load_model
@@ -63,7 +63,7 @@ class Route:
         self.pattern = TopicPattern(config.topic)
         self.emits_scores = config.emit == "scores"
         self.decoder = Decoder(session.contract.feature_names, max_payload_bytes)
-        self.pipeline = Pipeline(session, settings_of(config))
+        self.pipeline = Pipeline(session, Settings.of(config))
         self._stream = Template(config.stream)
         self._publish = Template(config.publish)
 
@@ -73,17 +73,6 @@ class Route:
         if values is None:
             return None
         return Destination(self, self._stream.render(values), self._publish.render(values))
-
-
-def settings_of(config: PipelineConfig) -> Settings:
-    """What the pipeline needs to know of its configuration."""
-    gap = config.max_gap_ms
-    return Settings(
-        alarm=config.alarm,
-        max_streams=config.max_streams,
-        max_gap_ns=None if gap is None else round(gap * NS_PER_MS),
-        max_ahead_ns=round(config.max_ahead_ms * NS_PER_MS),
-    )
 
 
 def load_routes(config: GatewayConfig) -> list[Route]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.alarm import Event, advance
-from edge_runtime.config import AlarmConfig
+from edge_runtime.config import AlarmConfig, PipelineConfig
 from edge_runtime.contract import Contract
 from edge_runtime.payload import NS_PER_MS, Flag, ScoreLine, Share, ts_text
 from edge_runtime.session import Float32, Outputs, Session
@@ -47,6 +47,17 @@ class Settings:
     max_streams: int = 10_000
     max_gap_ns: int | None = None
     max_ahead_ns: int = 60_000 * NS_PER_MS
+
+    @classmethod
+    def of(cls, config: PipelineConfig) -> "Settings":
+        """From a ``[[pipeline]]`` table."""
+        gap = config.max_gap_ms
+        return cls(
+            alarm=config.alarm,
+            max_streams=config.max_streams,
+            max_gap_ns=None if gap is None else round(gap * NS_PER_MS),
+            max_ahead_ns=round(config.max_ahead_ms * NS_PER_MS),
+        )
 
 
 @dataclass(frozen=True, slots=True)

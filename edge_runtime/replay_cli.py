@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +12,6 @@ from typing import BinaryIO
 import click
 
 from edge_runtime.config import AlarmConfig, load_gateway
-from edge_runtime.daemon import settings_of
 from edge_runtime.errors import ConfigError
 from edge_runtime.files import replacing
 from edge_runtime.payload import NS_PER_MS, encode_flag, encode_score
@@ -125,12 +124,8 @@ def _settings(session: Session, gateway: Path | None, streams: int) -> Settings:
     config = load_gateway(gateway)
     for pipeline in config.pipeline:
         if load_model(pipeline.model).digest == session.digest:
-            found = settings_of(pipeline)
-            return Settings(
-                alarm=found.alarm,
-                max_streams=max(streams, found.max_streams),
-                max_gap_ns=found.max_gap_ns,
-            )
+            found = Settings.of(pipeline)
+            return replace(found, max_streams=max(streams, found.max_streams))
     raise ConfigError([f"{gateway}: none of its pipelines runs this model"])
 
 
@@ -143,11 +138,7 @@ def _with_alarm(
     if leave is None:  # keep the proportion: a lower threshold must not end above itself
         leave = alarm.leave if enter is None else top * alarm.leave / alarm.enter
     hold = alarm.hold_steps if hold_steps is None else hold_steps
-    return Settings(
-        alarm=AlarmConfig(enter=top, leave=leave, hold_steps=hold),
-        max_streams=settings.max_streams,
-        max_gap_ns=settings.max_gap_ns,
-    )
+    return replace(settings, alarm=AlarmConfig(enter=top, leave=leave, hold_steps=hold))
 
 
 def _with_progress(pipeline: Pipeline, readings: list[Readings]) -> Iterator[Result]:
