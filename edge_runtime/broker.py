@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from edge_runtime.config import Protocol
 from edge_runtime.errors import BrokerError
 from edge_runtime.files import write_text
 
@@ -45,7 +46,7 @@ class Broker(NamedTuple):
 
     name: str
     url: str
-    protocol: str
+    protocol: Protocol
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def local_broker(folder: Path, *, embedded: bool = False) -> Iterator[Broker]:
                 process.kill()
 
 
-def _command(folder: Path, port: int, *, embedded: bool) -> tuple[str, str, list[str]]:
+def _command(folder: Path, port: int, *, embedded: bool) -> tuple[str, Protocol, list[str]]:
     # Debian puts it where only root's PATH looks.
     mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
     if mosquitto is not None and not embedded:

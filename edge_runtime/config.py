@@ -1,11 +1,80 @@
-"""The gateway's configuration: frozen dataclasses, read from TOML, all errors at once."""
+"""The gateway's configuration: frozen dataclasses, read from TOML, all errors at once.
 
+Nothing here opens a model; ``andon check`` does that once this much is right.
+"""
+
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+from urllib.parse import SplitResult, urlsplit
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.tables import (
+    Check,
+    InputFile,
+    OutputFile,
+    Problem,
+    Table,
+    above,
+    at_least,
+    between,
+    load,
+    show,
+)
+from edge_runtime.topics import Template, TopicPattern, name_problem, overlaps
+
+Protocol: TypeAlias = Literal["5", "3.1.1"]
+"""A version of MQTT."""
+
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_MAX_PORT = 65_535
+_MAX_MQTT_PACKET = 268_435_455
+_FOREVER = 0xFFFF_FFFF
+
+
+def _url_problem(url: str) -> str | None:
+    # A url with an @ is never shown: what stands before it may be a password.
+    if "@" in url:
+        return "a password belongs in password_file or ANDON_MQTT_PASSWORD, a user name in user"
+    wanted = f"wanted mqtt://host:port or mqtts://host:port, got {show(url)}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return f"{wanted}: {error}"
+    if parts.scheme not in _PORTS or not parts.hostname or re.search(r"[\s\x00-\x1f\x7f]", url):
+        return wanted
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        return f"{wanted}: nothing may follow the port"
+    return None if port is None or port > 0 else f"{wanted}: wanted a port of 1 to {_MAX_PORT}"
+
+
+def _client_id_problem(client_id: str) -> str | None:
+    if not client_id:
+        return "wanted a fixed name: the broker keeps the session under it; got an empty text"
+    # It is a level of andon/<client_id>/status; brokers also refuse / + # for their access lists.
+    if found := re.search(r"[/+#\x00-\x1f\x7f-\x9f]", client_id):
+        return f"wanted a name without / + # and control characters, got {show(found[0])} in it"
+    return name_problem(f"andon/{client_id}/rejected")
+
+
+def _accepted_by(kind: Callable[[str], object]) -> Check:
+    """The text is one that ``kind`` can be made from."""
+
+    def complaint(text: str) -> str | None:
+        try:
+            kind(text)
+        except ConfigError as error:
+            return "; ".join(error.problems)
+        return None
+
+    return Check(complaint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerConfig:
+class BrokerConfig(Table):
     """The ``[broker]`` table: where the broker is and how the gateway makes itself known.
 
     Attributes:
@@ -18,39 +87,76 @@ class BrokerConfig:
         cert: Client certificate (PEM) for mutual TLS.
         key: Its private key (PEM).
         keepalive_s: Keep-alive in seconds.
-        session_expiry_s: How long the broker keeps the session while the gateway is away (MQTT 5).
+        session_expiry_s: For how many seconds the broker keeps the session while the gateway is
+            away (MQTT 5); 4294967295 is for ever.
         receive_maximum: Messages in flight towards the gateway (MQTT 5).
-        max_payload_bytes: Larger payloads are rejected unread.
+        max_payload_bytes: Larger payloads, in bytes, are rejected unread.
     """
 
-    url: str
-    client_id: str
-    protocol: str = "5"
+    url: Annotated[str, Check(_url_problem)]
+    client_id: Annotated[str, Check(_client_id_problem)]
+    protocol: Protocol = "5"
     user: str = ""
-    password_file: Path | None = None
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    keepalive_s: int = 30
-    session_expiry_s: int = 7 * 86400
-    receive_maximum: int = 1000
-    max_payload_bytes: int = 1 << 20
+    password_file: InputFile | None = None
+    ca: InputFile | None = None
+    cert: InputFile | None = None
+    key: InputFile | None = None
+    keepalive_s: Annotated[int, between(1, 65_535)] = 30
+    session_expiry_s: Annotated[int, between(1, _FOREVER)] = 7 * 86400
+    receive_maximum: Annotated[int, between(1, 65_535)] = 1000
+    max_payload_bytes: Annotated[int, between(1, _MAX_MQTT_PACKET)] = 1 << 20
+
+    @property
+    def host(self) -> str:
+        """The broker's name or address; an IPv6 address without its brackets."""
+        return self._parts.hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The broker's port."""
+        return self._parts.port or _PORTS[self._parts.scheme]
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self._parts.scheme == "mqtts"
+
+    @property
+    def _parts(self) -> SplitResult:
+        return urlsplit(self.url)
+
+    def _certificates_need_tls(self) -> Iterator[Problem]:
+        if self.tls:
+            return
+        given = {"ca": self.ca, "cert": self.cert, "key": self.key}
+        for key in (key for key, path in given.items() if path is not None):
+            yield Problem((key,), f"needs a url that begins with mqtts://, got {show(self.url)}")
+
+    def _certificate_and_key(self) -> Iterator[Problem]:
+        if self.cert is not None and self.key is None:
+            yield Problem(("cert",), "cert and key come together, got no key")
+        if self.key is not None and self.cert is None:
+            yield Problem(("key",), "cert and key come together, got no cert")
+
+    relations = (_certificates_need_tls, _certificate_and_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StateConfig:
+class StateConfig(Table):
     """The ``[state]`` table.
 
     Attributes:
-        path: The gateway's database.
+        path: The gateway's database; its folder exists and can be written.
     """
 
-    path: Path
+    path: OutputFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AlarmConfig:
+class AlarmConfig(Table):
     """The ``[pipeline.alarm]`` table: from score to lamp (see `edge_runtime.alarm`).
+
+    Scores have no unit: 1.0 is the alarm level chosen when the model was calibrated.
 
     Attributes:
         enter: The lamp goes on when the score exceeds this ...
@@ -58,13 +164,28 @@ class AlarmConfig:
         hold_steps: ... for this many ``ok`` samples in a row, either way.
     """
 
-    enter: float = 1.0
+    enter: Annotated[float, above(0)] = 1.0
     leave: float = 0.7
-    hold_steps: int = 3
+    hold_steps: Annotated[int, at_least(1)] = 3
+
+    def _leave_at_most_enter(self) -> Iterator[Problem]:
+        if self.leave > self.enter:
+            yield Problem(("leave",), f"must not exceed enter, got {self.leave} > {self.enter}")
+
+    relations = (_leave_at_most_enter,)
+
+
+def _placeholders_known(key: str) -> Callable[["PipelineConfig"], Iterator[Problem]]:
+    def relation(pipeline: "PipelineConfig") -> Iterator[Problem]:
+        known = TopicPattern(pipeline.topic).names
+        for complaint in Template(getattr(pipeline, key)).unknown(known):
+            yield Problem((key,), complaint)
+
+    return relation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineConfig:
+class PipelineConfig(Table):
     """One ``[[pipeline]]`` table: a model and the topics that it listens to.
 
     Attributes:
@@ -73,27 +194,74 @@ class PipelineConfig:
         stream: Name of a stream, from the same placeholders.
         publish: Topic of its flags, from the same placeholders.
         emit: ``"changes"`` or ``"scores"`` (one message for every sample as well).
-        max_streams: A further stream is rejected.
-        max_gap_ms: A longer silence resets the stream; by default what the model was trained with.
-        max_ahead_ms: A ``ts`` further ahead of the gateway's clock is rejected.
+        max_streams: How many streams there may be; a further one is rejected.
+        max_gap_ms: A silence of more milliseconds resets the stream; by default what the model was
+            trained with.
+        max_ahead_ms: A ``ts`` more milliseconds ahead of the gateway's clock is rejected.
         alarm: From score to lamp.
     """
 
-    model: Path
-    topic: str
-    stream: str
-    publish: str
-    emit: str = "changes"
-    max_streams: int = 10_000
-    max_gap_ms: float | None = None
-    max_ahead_ms: float = 60_000.0
+    model: InputFile
+    topic: Annotated[str, _accepted_by(TopicPattern)]
+    stream: Annotated[str, _accepted_by(Template)]
+    publish: Annotated[str, _accepted_by(Template)]
+    emit: Literal["changes", "scores"] = "changes"
+    max_streams: Annotated[int, at_least(1)] = 10_000
+    max_gap_ms: Annotated[float, above(0)] | None = None
+    max_ahead_ms: Annotated[float, at_least(0)] = 60_000.0
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
+
+    relations = (_placeholders_known("stream"), _placeholders_known("publish"))
+
+
+def _none_missing(pipelines: tuple[PipelineConfig, ...]) -> str | None:
+    return None if pipelines else "wanted at least one [[pipeline]], got none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayConfig:
+class GatewayConfig(Table):
     """One gateway: a broker, a state file, and at least one pipeline."""
 
     broker: BrokerConfig
     state: StateConfig
-    pipeline: tuple[PipelineConfig, ...]
+    pipeline: Annotated[tuple[PipelineConfig, ...], Check(_none_missing)]
+
+    def _no_flag_comes_back(self) -> Iterator[Problem]:
+        for at, sender in enumerate(self.pipeline):
+            flags = Template(sender.publish)
+            for number, receiver in enumerate(self.pipeline, start=1):
+                if overlaps(TopicPattern(receiver.topic), flags):
+                    into = f"[[pipeline]] {number}, whose topic is {show(receiver.topic)}"
+                    text = f"{show(sender.publish)} would come back into {into}: an endless loop"
+                    yield Problem((("pipeline", at), "publish"), text)
+
+    def _no_report_comes_back(self) -> Iterator[Problem]:
+        own = [f"andon/{self.broker.client_id}/{report}" for report in ("status", "rejected")]
+        for at, pipeline in enumerate(self.pipeline):
+            pattern = TopicPattern(pipeline.topic)
+            for topic in own:
+                if pattern.match(topic) is not None:
+                    text = f"{show(pipeline.topic)} would receive the gateway's own {show(topic)}"
+                    yield Problem((("pipeline", at), "topic"), text)
+
+    def _flags_can_be_told_apart(self) -> Iterator[Problem]:
+        seen: dict[tuple[str, str], int] = {}
+        for at, pipeline in enumerate(self.pipeline):
+            pattern = TopicPattern(pipeline.topic)
+            # Numbered, because what is {a} in one pipeline may be {b} in the other.
+            flags = Template(pipeline.publish).numbered(pattern.names)
+            first = seen.setdefault((pattern.filter, flags), at)
+            if first != at:
+                text = f"topic and publish are those of [[pipeline]] {first + 1}: their flags could"
+                yield Problem((("pipeline", at), "publish"), f"{text} not be told apart")
+
+    relations = (_no_flag_comes_back, _no_report_comes_back, _flags_can_be_told_apart)
+
+
+def load_gateway(path: Path) -> GatewayConfig:
+    """Reads a gateway's TOML file; relative paths in it start at its own folder.
+
+    Raises:
+        ConfigError: With every problem of the file, each with table and key.
+    """
+    return load(GatewayConfig, path)

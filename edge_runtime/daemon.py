@@ -68,7 +68,11 @@ class Route:
         self._publish = Template(config.publish)
 
     def destination(self, topic: str) -> Destination | None:
-        """Stream and publish topic for a topic; None if it is not this route's."""
+        """Stream and publish topic for a topic; None if it is not this route's.
+
+        Raises:
+            PayloadError: If the names in the topic make no stream or no topic to publish on.
+        """
         values = self.pattern.match(topic)
         if values is None:
             return None
@@ -184,15 +188,22 @@ class Gateway:
 
     def _lookup(self, topic: str) -> tuple[Destination, ...]:
         known = self._destinations.get(topic)
-        if known is None:
-            found = (route.destination(topic) for route in self._routes)
-            known = tuple(destination for destination in found if destination is not None)
-            if len(self._destinations) >= MAX_KNOWN_TOPICS:  # topics are the sender's choice
-                self._destinations.clear()
-            self._destinations[topic] = known
-        if not known:
+        if known is not None:
+            return known
+        found = []
+        for route in self._routes:
+            try:
+                destination = route.destination(topic)
+            except PayloadError as error:
+                self.refusals.add(topic, error.cause, error.detail, topic=topic)
+                return ()
+            if destination is not None:
+                found.append(destination)
+        if not found:
             self.refusals.add(topic, "unknown_topic", "no pipeline listens to it", topic=topic)
-        return known
+        if len(self._destinations) >= MAX_KNOWN_TOPICS:  # topics are the sender's choice
+            self._destinations.clear()
+        return self._destinations.setdefault(topic, tuple(found))
 
     def _publications(
         self, route: Route, result: Result, topics: dict[tuple[Route, str], str], group: _Group

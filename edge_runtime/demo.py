@@ -26,8 +26,8 @@ from edge_runtime.mqtt import Subscriber
 
 MACHINES = 4
 SICK = "pump-3"
-HISTORY_HOURS = 6.0
-LIVE_HOURS = 1.0
+HISTORY_START, HISTORY_HOURS = "2026-01-05T06:00:00Z", 24
+LIVE_START, LIVE_HOURS = "2026-01-07T07:00:00Z", 1
 FAULT = f"{SICK}:bearing_wear:onset=1800,severity=0.8,ramp=600"
 PATIENCE_S = 120.0
 
@@ -84,9 +84,9 @@ def demo(output: Path, *, embedded_broker: bool) -> None:
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     click.echo("The data of this demo is simulated: a loop of pumps, one of which falls ill.\n")
-    _step("1  the healthy history of 4 pumps")
-    _andon(output, "simulate", "-o", "history.csv", "--hours", f"{HISTORY_HOURS:g}",
-           "--machines", str(MACHINES), "--start", "2026-01-05T06:00:00Z")  # fmt: skip
+    _step("1  a healthy day of 4 pumps")
+    _andon(output, "simulate", "-o", "history.csv", "--hours", str(HISTORY_HOURS),
+           "--machines", str(MACHINES), "--start", HISTORY_START)  # fmt: skip
     _step("2  train a recurrent detector on it")
     _andon(output, "train", "history.csv", "-o", "run", "--stream-column", "machine", "--force",
            "--cell", "gru", "--hidden", "32", "--epochs", "12")  # fmt: skip
@@ -101,11 +101,10 @@ def demo(output: Path, *, embedded_broker: bool) -> None:
 
 def _watch(output: Path, *, embedded: bool) -> Seen:
     """Runs broker, daemon and machines until every sample has been scored."""
-    start = datetime.fromtimestamp(time.time() - LIVE_HOURS * 3600, UTC)
-    live = ["--hours", f"{LIVE_HOURS:g}", "--machines", str(MACHINES), "--fault", FAULT,
-            "--start", f"{start:%Y-%m-%dT%H:%M:%SZ}"]  # fmt: skip
+    live = ["--hours", str(LIVE_HOURS), "--machines", str(MACHINES), "--fault", FAULT,
+            "--start", LIVE_START]  # fmt: skip
     _andon(output, "simulate", "-o", "live.csv", "--label", *live)
-    expected = round(LIVE_HOURS * 3600) * MACHINES
+    expected = LIVE_HOURS * 3600 * MACHINES
     with local_broker(output, embedded=embedded) as broker:
         click.echo(f"   {broker.name} at {broker.url}")
         config = GATEWAY.format(url=broker.url, protocol=broker.protocol)

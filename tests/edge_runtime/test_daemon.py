@@ -1,0 +1,447 @@
+"""The daemon as a real process on a real mosquitto."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Broker, Certificates, MakeBroker
+from numpy.typing import NDArray
+from sample_models import FEATURES, MAX_GAP_MS, WARM_UP_STEPS, sample_model
+
+from edge_runtime.config import BrokerConfig
+from edge_runtime.mqtt import Publisher, Subscriber
+
+START_MS = 1_767_225_600_000  # 2026-01-01
+PATIENCE_S = 30.0
+STATUS = "andon/gw/status"
+REJECTED = "andon/gw/rejected"
+
+# Random weights make large and restless scores: lamps that go on and off.
+CONFIG = """
+[broker]
+url = "{url}"
+client_id = "gw"
+{broker}
+[state]
+path = "gateway.db"
+[[pipeline]]
+model = "{model}"
+topic = "plant/{{machine}}/telemetry"
+stream = "{{machine}}"
+publish = "andon/{{machine}}/anomaly"
+emit = "{emit}"
+{pipeline}
+[pipeline.alarm]
+enter = 1.0
+leave = 0.9
+hold_steps = 1
+"""
+
+Reading = tuple[str, float, list[float]]
+
+
+@dataclass
+class Heard:
+    """What the gateway has published."""
+
+    scores: dict[tuple[str, float], dict[str, Any]] = field(default_factory=dict)
+    flags: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    repeated: int = 0
+
+
+class Plant:
+    """A gateway's folder, its broker, and somebody who listens."""
+
+    def __init__(self, folder: Path, broker: Broker) -> None:
+        self.folder = folder
+        self.broker = broker
+        self.heard = Heard()
+        self.log = ""
+        self._lines: Queue[str] = Queue()
+
+    def configure(
+        self,
+        model: Path,
+        *,
+        emit: str = "scores",
+        broker: str = "",
+        pipeline: str = "",
+        url: str = "",
+    ) -> Path:
+        path = self.folder / "gateway.toml"
+        text = CONFIG.format(
+            url=url or self.broker.url, model=model, emit=emit, broker=broker, pipeline=pipeline
+        )
+        path.write_text(text)
+        return path
+
+    @contextmanager
+    def daemon(self) -> Iterator[subprocess.Popen[str]]:
+        """A running daemon; ended by SIGTERM unless it has ended already."""
+        command = [sys.executable, "-m", "edge_runtime", "run", "gateway.toml"]
+        with subprocess.Popen(
+            command, cwd=self.folder, stderr=subprocess.PIPE, text=True
+        ) as process:
+            reader = Thread(target=self._read_log, args=[process.stderr])
+            reader.start()  # a full pipe would stop the daemon
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+                process.wait(timeout=PATIENCE_S)
+                reader.join()
+
+    def _read_log(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.log += line
+            self._lines.put(line)
+
+    def await_log(self, text: str) -> None:
+        """Waits until the daemon has logged ``text``."""
+        while text not in self._lines.get(timeout=PATIENCE_S):
+            pass
+
+    @contextmanager
+    def listener(self) -> Iterator[Subscriber]:
+        with Subscriber(self.client("listener"), ["andon/#"]) as subscriber:
+            yield subscriber
+
+    def client(self, name: str) -> BrokerConfig:
+        return BrokerConfig(url=self.broker.url, client_id=name)
+
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        with Publisher(self.client("machines")) as publisher:
+            for topic, payload in messages:
+                publisher.publish(topic, payload)
+
+    def send(self, readings: Sequence[Reading]) -> None:
+        self.publish(
+            [(f"plant/{name}/telemetry", sample(ts, values)) for name, ts, values in readings]
+        )
+
+    def hear(self, subscriber: Subscriber, *, scores: int = 0, rejected: int = 0) -> None:
+        """Listens until so many scores and rejections have come in all."""
+        heard = self.heard
+        for topic, payload, _ in subscriber.messages(PATIENCE_S):
+            if topic == STATUS:
+                continue
+            message = json.loads(payload)
+            if topic == REJECTED:
+                heard.rejected.append(message)
+            elif "event" in message:
+                heard.flags.append(message)
+            else:
+                key = message["stream"], message["ts"]
+                heard.repeated += key in heard.scores
+                heard.scores[key] = message
+            if len(heard.scores) >= scores and len(heard.rejected) >= rejected:
+                return
+        raise AssertionError(f"heard {len(heard.scores)} scores, {len(heard.rejected)} rejections")
+
+    def replay(self, model: Path, readings: Sequence[Reading]) -> tuple[dict[Any, Any], list[Any]]:
+        """Scores and flags of `andon replay` over the same samples, one file a stream."""
+        names = sorted({name for name, _, _ in readings})
+        for name in names:
+            with (self.folder / f"{name}.csv").open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["ts", *FEATURES])
+                writer.writerows(
+                    [f"{ts:.0f}", *map(repr, values)] for n, ts, values in readings if n == name
+                )
+        done = andon(
+            self.folder,
+            *("replay", str(model), *(f"{name}.csv" for name in names)),
+            *("--scores", "scores.jsonl", "--flags", "flags.jsonl", "--gateway", "gateway.toml"),
+        )
+        assert done.returncode == 0, done.stderr
+        scores, flags = (
+            [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+            for name in ("scores.jsonl", "flags.jsonl")
+        )
+        return {(line["stream"], line["ts"]): line for line in scores}, flags
+
+
+def andon(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edge_runtime", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def sample(ts: float, values: list[float]) -> bytes:
+    return json.dumps({"ts": ts, "values": dict(zip(FEATURES, values, strict=True))}).encode()
+
+
+def readings_of(streams: int, steps: int, seed: int = 0) -> list[Reading]:
+    """Samples of several machines, interleaved, each machine's in order."""
+    rng = np.random.default_rng(seed)
+    values = wave(rng, streams, steps)
+    return [
+        (f"m{s}", START_MS + 1000 * t, values[s, t].tolist())
+        for t in range(steps)
+        for s in rng.permutation(streams)
+    ]
+
+
+def wave(rng: np.random.Generator, streams: int, steps: int) -> NDArray[np.float64]:
+    shape = (streams, steps, len(FEATURES))
+    return (2.0 + 3.0 * rng.standard_normal(shape)).round(4)
+
+
+def await_status(subscriber: Subscriber, wanted: bytes) -> None:
+    for topic, payload, _ in subscriber.messages(PATIENCE_S):
+        if topic == STATUS and payload == wanted:
+            return
+    raise AssertionError(f"status never became {wanted!r}")
+
+
+def status_now(plant: Plant) -> bytes:
+    with Subscriber(plant.client("look"), [STATUS]) as subscriber:
+        return next(payload for _, payload, _ in subscriber.messages(PATIENCE_S))
+
+
+@pytest.fixture
+def plant(tmp_path: Path, broker: Broker) -> Plant:
+    return Plant(tmp_path, broker)
+
+
+@pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
+def test_live_scores_are_those_of_the_replay(plant: Plant, cell: str) -> None:
+    model, readings = sample_model(cell), readings_of(streams=7, steps=150)
+    plant.configure(model)
+    with plant.listener() as listener, plant.daemon():
+        await_status(listener, b"online")
+        plant.send(readings)
+        plant.hear(listener, scores=len(readings))
+    scores, flags = plant.replay(model, readings)
+    assert len(scores) == len(readings)
+    assert plant.heard.scores == scores
+    assert plant.heard.repeated == 0
+    by_time = sorted(plant.heard.flags, key=lambda flag: (flag["stream"], flag["ts"]))
+    assert len(flags) > 20
+    assert by_time == sorted(flags, key=lambda flag: (flag["stream"], flag["ts"]))
+
+
+def test_arrays_and_blocks_give_the_bits_of_single_messages(plant: Plant) -> None:
+    model, readings = sample_model("lstm"), readings_of(streams=3, steps=60)
+    plant.configure(model)
+    messages = []
+    for name in ("m0", "m1", "m2"):
+        own = [(ts, values) for n, ts, values in readings if n == name]
+        parts = [own[:1], own[1:20], own[20:60]]
+        for number, part in enumerate(parts):
+            block = {"ts": part[0][0], "period_ms": 1000, "values": [v for _, v in part]}
+            array = [{"ts": ts, "values": values} for ts, values in part]
+            body = array if number == 1 else block
+            messages.append((f"plant/{name}/telemetry", json.dumps(body).encode()))
+    with plant.listener() as listener, plant.daemon():
+        await_status(listener, b"online")
+        plant.publish(messages)
+        plant.hear(listener, scores=len(readings))
+    assert plant.heard.scores == plant.replay(model, readings)[0]
+
+
+def test_memory(plant: Plant) -> None:
+    """Two identical messages get different answers; a stream that was reset answers as at first."""
+    plant.configure(sample_model("gru"))
+    same = [2.5, -1.0, 7.25]
+    later = START_MS + 1000 + MAX_GAP_MS + 1
+    times = [START_MS, START_MS + 1000, later, later + 1000]
+    with plant.listener() as listener, plant.daemon():
+        await_status(listener, b"online")
+        plant.send([("m0", ts, same) for ts in times])
+        plant.hear(listener, scores=len(times))
+    first, second, third, fourth = (plant.heard.scores["m0", ts]["score"] for ts in times)
+    assert first != second
+    assert third == first
+    assert fourth == second
+    assert {line["status"] for line in plant.heard.scores.values()} == {"warming_up"}
+    assert WARM_UP_STEPS > 2
+
+
+def test_bad_input_is_reported_and_touches_no_state(plant: Plant) -> None:
+    model, readings = sample_model("lstm"), readings_of(streams=2, steps=40)
+    plant.configure(model, broker="max_payload_bytes = 2000", pipeline="max_streams = 2")
+    topic = "plant/m0/telemetry"
+    last, good = readings[-1][1], dict.fromkeys(FEATURES, 1.0)
+    bad = {
+        "not_json": b"\xff{ not json",
+        "too_large": b" " * 2001,
+        "no_ts": json.dumps({"values": good}).encode(),
+        "bad_ts": json.dumps({"ts": "yesterday", "values": good}).encode(),
+        "wrong_count": json.dumps({"ts": last, "values": [1.0]}).encode(),
+        "missing_feature": json.dumps({"ts": last, "values": {FEATURES[0]: 1.0}}).encode(),
+        "not_a_number": json.dumps({"ts": last, "values": {**good, FEATURES[1]: "1"}}).encode(),
+        "not_finite": sample(last, [1.0, 1e39, 1.0]),
+        "not_a_sample": b"17",
+        "future": sample(4_000_000_000_000, [1.0, 1.0, 1.0]),
+        "late": sample(START_MS, [1.0, 1.0, 1.0]),
+    }
+    null = json.dumps({"ts": last, "values": {**good, FEATURES[1]: None}}).encode()
+    half = len(readings) // 2
+    with plant.listener() as listener, plant.daemon():
+        await_status(listener, b"online")
+        plant.send(readings[:half])
+        plant.publish([(topic, payload) for payload in [*bad.values(), null] for _ in range(3)])
+        plant.publish([("plant/m9/telemetry", sample(START_MS, [1.0, 1.0, 1.0]))] * 3)
+        plant.send(readings[half:])
+        plant.hear(listener, scores=len(readings), rejected=len(bad) + 1)
+    assert plant.heard.scores == plant.replay(model, readings)[0]
+    reports = {(r["stream"], r["cause"]): r for r in plant.heard.rejected}
+    assert set(reports) == {*(("m0", cause) for cause in bad), ("m9", "too_many_streams")}
+    assert reports["m0", "wrong_count"]["detail"] == "wanted 3 values, got 1"
+    assert all(plant.log.count(f"rejected {cause} ") == 1 for cause in bad), plant.log
+
+
+def test_sigterm_finishes_what_was_received(plant: Plant) -> None:
+    """Every sample is scored by the first run or by the second, and by one of them only."""
+    plant.configure(sample_model("elman"))
+    readings = readings_of(streams=40, steps=50)
+    with plant.listener() as listener:
+        with plant.daemon() as process:
+            await_status(listener, b"online")
+            plant.send(readings[:1000])
+            plant.hear(listener, scores=1)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0
+        await_status_and_scores(plant, listener, b"stopped")
+        plant.send(readings[1000:])
+        with plant.daemon():
+            plant.hear(listener, scores=len(readings))
+    assert plant.heard.repeated == 0
+    assert {key[:2] for key in plant.heard.scores} == {(name, ts) for name, ts, _ in readings}
+
+
+def await_status_and_scores(plant: Plant, listener: Subscriber, wanted: bytes) -> None:
+    """As `await_status`, but keeps the scores that come first."""
+    for topic, payload, _ in listener.messages(PATIENCE_S):
+        if topic == STATUS:
+            if payload == wanted:
+                return
+            continue
+        message = json.loads(payload)
+        if "event" not in message:
+            key = message["stream"], message["ts"]
+            plant.heard.repeated += key in plant.heard.scores
+            plant.heard.scores[key] = message
+    raise AssertionError(f"status never became {wanted!r}")
+
+
+def test_status_is_retained(plant: Plant) -> None:
+    plant.configure(sample_model())
+    with plant.listener() as listener:
+        with plant.daemon():
+            await_status(listener, b"online")
+            assert status_now(plant) == b"online"
+        assert status_now(plant) == b"stopped"
+        with plant.daemon() as process:
+            await_status(listener, b"stopped")
+            await_status(listener, b"online")
+            os.kill(process.pid, signal.SIGKILL)
+            await_status(listener, b"offline")
+        assert status_now(plant) == b"offline"
+
+
+def test_starts_before_the_broker(tmp_path: Path, make_broker: MakeBroker) -> None:
+    plant = Plant(tmp_path, make_broker())
+    plant.configure(sample_model())
+    with plant.daemon():
+        plant.await_log("next attempt")
+        plant.broker.start()
+        with plant.listener() as listener:
+            await_status(listener, b"online")
+            plant.send(readings_of(streams=1, steps=3))
+            plant.hear(listener, scores=3)
+
+
+def test_stops_while_there_is_no_broker(tmp_path: Path, make_broker: MakeBroker) -> None:
+    plant = Plant(tmp_path, make_broker())
+    plant.configure(sample_model())
+    with plant.daemon() as process:
+        plant.await_log("next attempt")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_goes_on_after_the_broker_was_killed(plant: Plant) -> None:
+    model, readings = sample_model("lstm"), readings_of(streams=5, steps=60)
+    plant.configure(model)
+    half = len(readings) // 2
+    with plant.daemon():
+        with plant.listener() as listener:
+            await_status(listener, b"online")
+            plant.send(readings[:half])
+            plant.hear(listener, scores=half)
+        plant.broker.kill()
+        plant.broker.start()
+        with plant.listener() as listener:
+            plant.send(readings[half:])
+            plant.hear(listener, scores=len(readings))
+    assert plant.heard.scores == plant.replay(model, readings)[0]
+
+
+def test_mqtt_3_1_1(plant: Plant) -> None:
+    readings = readings_of(streams=5, steps=40)
+    plant.configure(sample_model(), broker='protocol = "3.1.1"')
+    with plant.listener() as listener, plant.daemon():
+        await_status(listener, b"online")
+        plant.send(readings)
+        plant.hear(listener, scores=len(readings))
+
+
+def test_mutual_tls(tmp_path: Path, tls_broker: Broker, certificates: Certificates) -> None:
+    plant = Plant(tmp_path, tls_broker)
+    ca, cert, key = certificates.ca, certificates.client, certificates.client_key
+    lines = f'ca = "{ca}"\ncert = "{cert}"\nkey = "{key}"'
+    url = f"mqtts://localhost:{tls_broker.port}"
+    plant.configure(sample_model(), broker=lines, url=url)
+    us = BrokerConfig(url=url, client_id="us", ca=ca, cert=cert, key=key)
+    readings = readings_of(streams=2, steps=20)
+    with Subscriber(us, ["andon/#"]) as listener, plant.daemon():
+        await_status(listener, b"online")
+        with Publisher(us) as publisher:
+            for name, ts, values in readings:
+                publisher.publish(f"plant/{name}/telemetry", sample(ts, values))
+        plant.hear(listener, scores=len(readings))
+
+
+def test_changes_publishes_flags_only(plant: Plant) -> None:
+    model, readings = sample_model("lstm"), readings_of(streams=2, steps=60)
+    plant.configure(model, emit="changes")
+    _, flags = plant.replay(model, readings)
+    with plant.listener() as listener, plant.daemon():
+        await_status(listener, b"online")
+        plant.send(readings)
+        plant.publish([("plant/m0/telemetry", b"the end")])
+        plant.hear(listener, rejected=1)
+    assert plant.heard.scores == {}
+    assert sorted(f["id"] for f in plant.heard.flags) == sorted(f["id"] for f in flags)
+
+
+def test_run_refuses_what_check_names(plant: Plant) -> None:
+    truncated = plant.folder / "broken.onnx"
+    truncated.write_bytes(sample_model().read_bytes()[:5000])
+    path = plant.configure(truncated, pipeline="emitt = 1")
+    path.write_text(path.read_text().replace("leave = 0.9", "leave = 9"))
+    checked, ran = (
+        andon(plant.folder, "check", "gateway.toml"),
+        andon(plant.folder, "run", "gateway.toml"),
+    )
+    assert checked.returncode == ran.returncode == 1
+    assert checked.stderr == ran.stderr
+    assert "emitt: unknown key, did you mean emit?" in checked.stderr
+    assert "must not exceed enter" in checked.stderr
+    assert "truncated" in checked.stderr
+    assert checked.stderr.count("gateway.toml: ") == 3

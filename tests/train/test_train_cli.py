@@ -1,0 +1,267 @@
+"""`andon train` as a user meets it: real files, real processes, real signals."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from edge_runtime.cli import main
+from edge_runtime.tables import load
+from train.config import TrainConfig
+from train.detector import load_checkpoint
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "train"
+ROWS = 900
+# As few and small steps as still make a run of its own.
+SMALL = ["--hidden", "6", "--window", "16", "--epochs", "3"]
+# The shell that runs the tests in the background makes its children ignore SIGINT.
+ENTRY = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from train.cli import train
+train()
+"""
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sensors of a machine, one sample a second, as a European spreadsheet writes them."""
+    rng = np.random.default_rng(0)
+    t = np.arange(ROWS) * 0.3
+    values = np.stack([np.sin(t) + 20, 5 * np.cos(t)], axis=1) + 0.05 * rng.standard_normal(
+        (ROWS, 2)
+    )
+    stamps = np.datetime64("2026-01-05T06:00:00") + np.arange(ROWS)
+    lines = ["time;temperature;flow rate"]
+    lines += [f"{s};{a:.4f};{b:.4f}" for s, (a, b) in zip(stamps, values, strict=True)]
+    path = tmp_path_factory.mktemp("history") / "pump.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def andon(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["train", *map(str, arguments)])
+
+
+def succeeded(result: Result) -> Result:
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code in (1, 2), result.output
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def run(history: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    succeeded(andon(history, "-o", folder, *SMALL))
+    return folder
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return document
+
+
+def test_a_run_leaves_a_checkpoint_a_report_and_its_curves(run: Path) -> None:
+    report, checkpoint = report_of(run), load_checkpoint(run)
+    assert report == {"schema": 1, **checkpoint.meta}
+    assert checkpoint.detector.features == ("temperature", "flow rate")
+    assert report["training"]["files"] == ["pump.csv"]
+    assert report["training"]["rows"] == {"fit": 630, "validation": 135, "calibration": 135}
+    assert report["calibration"]["false_alarms_per_day"] == 1
+    assert report["calibration"]["supported_false_alarms_per_day"] == pytest.approx(640)
+    assert 1 <= report["warm_up_steps"] <= 256
+    with (run / "curves.csv").open() as file:
+        curves = list(csv.DictReader(file))
+    assert [row["epoch"] for row in curves] == ["1", "2", "3"]
+    best = min(float(row["validation_loss"]) for row in curves)
+    assert best == report["training"]["validation_loss"]
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_calibration_stretch_is_at_or_below_the_alarm_level(history: Path, run: Path) -> None:
+    detector = load_checkpoint(run).detector
+    rows = np.loadtxt(history, delimiter=";", skiprows=1, usecols=(1, 2), dtype=np.float32)
+    with torch.no_grad():
+        x = torch.from_numpy(rows).unsqueeze(1)
+        score, contribution, _ = detector(x, detector.initial_state(1))
+    assert score[-135:].max() == pytest.approx(1.0, abs=0.02)
+    assert contribution[-135:].sum(dim=2).min() == pytest.approx(1.0, abs=1e-5)
+    rows[700:710, 1] += 12.0
+    with torch.no_grad():
+        faulty, why, _ = detector(torch.from_numpy(rows).unsqueeze(1), detector.initial_state(1))
+    assert faulty[700].item() > 1.0
+    assert why[700, 0].argmax() == 1
+
+
+def test_the_summary_says_what_was_used_and_what_to_do_next(history: Path, tmp_path: Path) -> None:
+    result = succeeded(andon(history, "-o", tmp_path / "run", *SMALL, "--ignore", "anomaly"))
+    assert result.stdout == ""
+    for text in (
+        "temperature, flow rate",
+        "fit 630 rows (0.2 h), validation 135 rows",
+        "forecasting by last value",
+        "asked for a false-alarm rate of 1 a day; 0.0 h of calibration data support 640 a day",
+        f"next      andon export {tmp_path / 'run'} -o model.onnx",
+    ):
+        assert text in result.stderr
+
+
+def test_json_goes_to_standard_output_alone(history: Path, tmp_path: Path) -> None:
+    result = succeeded(andon(history, "-o", tmp_path / "run", *SMALL, "--json"))
+    assert json.loads(result.stdout) == report_of(tmp_path / "run")
+
+
+def test_a_run_is_not_overwritten_unasked(history: Path, run: Path) -> None:
+    before = (run / "checkpoint.pt").read_bytes()
+    assert "--resume goes on with it, --force begins anew" in refused(andon(history, "-o", run))
+    assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_resume_and_force_exclude_each_other(history: Path, run: Path) -> None:
+    assert "choose one" in refused(andon(history, "-o", run, "--resume", "--force"))
+
+
+def test_force_begins_anew_but_not_before_the_data_has_been_read(
+    history: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    succeeded(andon(history, "-o", folder, *SMALL))
+    refused(andon(history, "-o", folder, *SMALL, "--feature", "pressure", "--force"))
+    assert load_checkpoint(folder).meta["training"]["cell"] == "lstm"
+    succeeded(andon(history, "-o", folder, *SMALL, "--cell", "elman", "--force"))
+    assert load_checkpoint(folder).meta["training"]["cell"] == "elman"
+
+
+def test_going_on_with_other_options_is_refused(history: Path, run: Path) -> None:
+    message = refused(andon(history, "-o", run, *SMALL, "--cell", "gru", "--resume"))
+    assert "cell was lstm, is gru" in message
+
+
+def test_going_on_with_more_epochs_is_what_more_epochs_would_have_given(
+    history: Path, tmp_path: Path
+) -> None:
+    longer = [*SMALL, "--epochs", "5"]
+    succeeded(andon(history, "-o", tmp_path / "once", *longer))
+    succeeded(andon(history, "-o", tmp_path / "twice", *SMALL))
+    succeeded(andon(history, "-o", tmp_path / "twice", *longer, "--resume"))
+    assert_same_run(tmp_path / "once", tmp_path / "twice")
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """Everything but the date is equal, the weights bit for bit."""
+    assert (left / "curves.csv").read_bytes() == (right / "curves.csv").read_bytes()
+    one, two = load_checkpoint(left), load_checkpoint(right)
+    one.meta["training"]["created"] = two.meta["training"]["created"]
+    assert one.meta == two.meta
+    tensors = two.detector.state_dict()
+    for name, tensor in one.detector.state_dict().items():
+        assert torch.equal(tensor, tensors[name]), name
+
+
+LONGER = ["--hidden", "6", "--epochs", "8", "--learning-rate", "1e-4"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(history: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    succeeded(andon(history, "-o", folder, *LONGER))
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    history: Path, tmp_path: Path, uninterrupted: Path, number: signal.Signals
+) -> None:
+    broken = tmp_path / "run"
+    command = [sys.executable, "-c", ENTRY, str(history), "-o", str(broken), *LONGER]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not (broken / "last.pt").exists() and process.poll() is None:
+            time.sleep(0.005)  # a file that appears is no event that a parent can wait for
+        os.kill(process.pid, number)
+        said = process.stderr.read()
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "--resume goes on" in said
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert not (broken / "checkpoint.pt").exists()
+    resumed = succeeded(andon(history, "-o", broken, *LONGER, "--resume"))
+    assert "going on after epoch" in resumed.stderr
+    assert_same_run(broken, uninterrupted)
+
+
+def test_a_configuration_names_files_sensors_and_options(history: Path, tmp_path: Path) -> None:
+    config = tmp_path / "experiment.toml"
+    config.write_text(
+        '[[data.files]]\npath = "*.csv"\nfirst_rows = 800\n[model]\ncell = "gru"\nhidden = 6\n'
+        '[training]\nwindow = 16\nepochs = 2\n[[feature]]\nname = "flow rate"\nunit = "m3/h"\n'
+        "low = -9.0\nhigh = 9.0\n"
+    )
+    root = ["--data-root", str(history.parent)]
+    succeeded(andon("--config", config, *root, "-o", tmp_path / "run", "--epochs", "1"))
+    report = report_of(tmp_path / "run")
+    assert report["training"]["cell"] == "gru"
+    assert report["training"]["epochs"] == 1  # the option goes before the file
+    assert report["training"]["rows"]["fit"] == 560
+    assert report["features"]["flow rate"] == {"unit": "m3/h", "range": [-9.0, 9.0]}
+    assert report["features"]["temperature"] == {"unit": "", "range": [None, None]}
+    message = refused(andon("--config", config, "-o", tmp_path / "other"))
+    assert "[[data.files]] 1 path: no file matches '*.csv'" in message
+
+
+def test_a_configuration_tells_all_its_errors_at_once(history: Path, tmp_path: Path) -> None:
+    config = tmp_path / "experiment.toml"
+    config.write_text('[model]\ncell = "lstn"\n[training]\nlerning_rate = 1\nepochs = 0\n')
+    message = refused(andon(history, "--config", config, "-o", tmp_path / "run"))
+    for text in ("[model] cell", "learning_rate", "[training] epochs"):
+        assert text in message
+
+
+@pytest.mark.parametrize("name", ["pump", "skab"])
+def test_the_configurations_that_come_along_are_valid(name: str) -> None:
+    assert load(TrainConfig, CONFIGS / f"{name}.toml").feature
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "0"], "layers: wanted 1 or more, got 0"),
+        (["--feature", "temperatur"], "did you mean temperature?"),
+        (["--learning-rate", "3"], "learning_rate: wanted 0 to 1, got 3.0"),
+        (["--max-gap-ms", "500"], "too little data"),
+    ],
+)
+def test_a_run_that_cannot_be_says_why(
+    history: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    assert message in refused(andon(history, "-o", tmp_path / "run", *SMALL, *arguments))
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_data_must_be_named(tmp_path: Path) -> None:
+    assert "name DATA, or a --config" in refused(andon("-o", tmp_path / "run"))
+
+
+def test_help_has_an_example_and_a_word_on_every_option() -> None:
+    text = succeeded(andon("--help")).output
+    assert "andon train history/*.csv -o run" in text
+    command = main.get_command(click.Context(main), "train")
+    assert command is not None
+    assert all(p.help for p in command.params if isinstance(p, click.Option))

@@ -1,0 +1,190 @@
+"""Where the alarm level comes from: normal operation that the weights never saw."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from train import loop
+from train.data import CALIBRATION_SHARE, History, Notice, Segment, Use
+from train.detector import Detector
+from train.scoring import WhiteningFit, fit_whitening
+from train.windows import Windows, lay_out, pieces
+
+# Rows that run before the first one that counts, until the memory of a cell has been measured.
+WARM_ROWS = 64
+# A cold start is over when the score is this near to that of a state which has always been warm ...
+WARM_TOLERANCE = 0.05
+# ... in this share of the starts tried ...
+WARM_SHARE = 0.95
+# ... of which there are this many, each over this many rows at most.
+WARM_STARTS, WARM_HORIZON = 64, 256
+# A limit so low is rounding noise: the sensors stood still. In deviations of the normal error.
+LOWEST_LIMIT = 0.1
+EVALUATION_WINDOW, EVALUATION_LANES = 256, 64
+SECONDS_PER_DAY = 86_400
+
+
+class Limit(NamedTuple):
+    """The alarm level and what it rests on.
+
+    Attributes:
+        distance: What scores 1.0.
+        above: Calibration samples that score more.
+        quantile: The asked-for quantile of the distances.
+        supported_per_day: The lowest rate of false alarms that so many samples can show.
+    """
+
+    distance: float
+    above: int
+    quantile: float
+    supported_per_day: float
+
+
+def choose_limit(distances: NDArray[np.float64], per_day: float, period_ms: float) -> Limit:
+    """The distance that normal operation exceeds at the rate asked for, or the largest seen.
+
+    At ``per_day`` false alarms a day a sample may exceed it with probability ``p = per_day *
+    period / day``. Of n samples ``floor(n p)`` may; that is none, and the largest distance the
+    limit, when n is too small for the rate.
+
+    Args:
+        distances: Of normal samples, ``[sample]``, at least one.
+        per_day: Rate asked for, in samples per day and stream.
+        period_ms: Time between two samples of a stream.
+
+    Returns:
+        The limit.
+    """
+    samples = len(distances)
+    probability = min(1.0, per_day * period_ms / 1000 / SECONDS_PER_DAY)
+    # The guard against rounding: 864 of 86,400 samples are 864, not 863.
+    allowed = min(math.floor(samples * probability + 1e-9), samples - 1)
+    distance = max(float(np.sort(distances)[samples - 1 - allowed]), LOWEST_LIMIT)
+    return Limit(
+        distance=distance,
+        above=int(np.sum(distances > distance)),
+        quantile=1 - probability,
+        supported_per_day=SECONDS_PER_DAY * 1000 / (samples * period_ms),
+    )
+
+
+def advice(limit: Limit, samples: int, per_day: float, history: History) -> str | None:
+    """One sentence for when the data cannot support the rate asked for, else None."""
+    if limit.supported_per_day <= per_day * (1 + 1e-9):
+        return None
+    needed = SECONDS_PER_DAY * 1000 / (per_day * history.period_ms)  # samples to calibrate on
+    more = history.hours(math.ceil((needed - samples) / CALIBRATION_SHARE))
+    supported = math.ceil(limit.supported_per_day)
+    return (
+        f"asked for a false-alarm rate of {per_day:g} a day; {history.hours(samples):.1f} h of "
+        f"calibration data support {supported:,} a day, and the alarm level is the largest "
+        f"distance in them. Record about {more:,.0f} more hours of normal operation, or accept "
+        f"--false-alarms-per-day {supported}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What `calibrate` found.
+
+    Attributes:
+        limit: The alarm level.
+        whitening: Mean and matrix of the errors.
+        warm_up_steps: Samples after a cold start whose score does not count.
+        distances: Of the calibration samples, ``[sample]``.
+    """
+
+    limit: Limit
+    whitening: WhiteningFit
+    warm_up_steps: int
+    distances: NDArray[np.float64]
+
+
+def calibrate(
+    detector: Detector, history: History, per_day: float, on_notice: Notice
+) -> Calibration:
+    """Fits the scoring, in place: covariance on validation errors, limit on calibration errors.
+
+    Args:
+        detector: Trained.
+        history: What it was trained on.
+        per_day: False alarms asked for, in samples per day and stream.
+        on_notice: Told what the figures do not support.
+
+    Returns:
+        The figures.
+    """
+    errors = loop.errors(detector, evaluation(history.segments, "validation", WARM_ROWS))
+    whitening = fit_whitening(errors)
+    for name, floored in zip(history.features, whitening.floored, strict=True):
+        if floored:
+            on_notice(f"{name} was foretold within a hundredth of its deviation; counted as such")
+    detector.scoring.set(whitening, 1.0)
+    warm_up_steps = measure_warm_up(detector, history.segments, on_notice)
+    warm = max(WARM_ROWS, warm_up_steps)
+    distances = _distances(detector, evaluation(history.segments, "calibration", warm))
+    limit = choose_limit(distances, per_day, history.period_ms)
+    detector.scoring.set(whitening, limit.distance)
+    sentence = advice(limit, len(distances), per_day, history)
+    if sentence:
+        on_notice(sentence)
+    return Calibration(limit, whitening, warm_up_steps, distances)
+
+
+@torch.no_grad()
+def measure_warm_up(detector: Detector, segments: Sequence[Segment], on_notice: Notice) -> int:
+    """After how many samples a cold start no longer shows in the score.
+
+    Many stretches are scored twice, once from a state that has run for as long before and once
+    from a cold one, and their distances compared with what is normal for the warm ones.
+
+    Args:
+        detector: With its whitening and a limit of 1.
+        segments: The history.
+        on_notice: Told when the cell remembers for longer than was tried.
+
+    Returns:
+        Samples whose score does not count, at least one.
+    """
+    horizon = min(WARM_HORIZON, max(len(segment.values) for segment in segments) // 2)
+    starts = [
+        (segment.values, row)
+        for segment in segments
+        for row in range(horizon, len(segment.values) - horizon + 1)
+    ]
+    picked = np.unique(np.linspace(0, len(starts) - 1, WARM_STARTS).round().astype(int))
+    stretches = [starts[at][0][starts[at][1] - horizon : starts[at][1] + horizon] for at in picked]
+    x = torch.from_numpy(np.stack(stretches, axis=1)).float()  # [2 * horizon, start, feature]
+    warm, _, _ = detector(x, detector.initial_state(len(picked)))  # [2 * horizon, start]
+    cold, _, _ = detector(x[horizon:], detector.initial_state(len(picked)))  # [horizon, start]
+    normal = torch.quantile(warm[horizon:].flatten(), 0.99)
+    apart = (cold - warm[horizon:]).abs() > WARM_TOLERANCE * normal  # [horizon, start]
+    (differs,) = np.nonzero((apart.float().mean(dim=1) > 1 - WARM_SHARE).numpy())
+    steps = int(differs[-1]) + 1 if len(differs) else 1
+    if steps == horizon:
+        on_notice(
+            f"a cold start still shows after {horizon} samples, the longest stretch that could be "
+            "tried; warm-up ends there all the same"
+        )
+    return steps
+
+
+def evaluation(segments: Sequence[Segment], use: Use, warm: int) -> Windows:
+    """The windows that count for validation or calibration, warmed up."""
+    return lay_out(
+        pieces(segments, use, EVALUATION_LANES, warm), EVALUATION_WINDOW, EVALUATION_LANES
+    )
+
+
+@torch.no_grad()
+def _distances(detector: Detector, windows: Windows) -> NDArray[np.float64]:
+    """Scores at a limit of 1, in the float32 that the exported model computes in."""
+    errors = torch.from_numpy(loop.errors(detector, windows)).float()  # [sample, feature]
+    score, _ = detector.scoring(errors.unsqueeze(1))  # [sample, 1]
+    distances: NDArray[np.float64] = score.squeeze(1).double().numpy()
+    return distances

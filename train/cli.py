@@ -1,0 +1,185 @@
+"""`andon train`: options in, sentences out."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.tables import load
+from train.config import Files, TrainConfig, find_files, override
+from train.experiment import Experiment, Folder
+from train.loop import Epoch, Progress, load_progress
+
+EXAMPLES = """\b
+Examples:
+  andon train history/*.csv -o run
+  andon train plant.parquet --stream-column machine --ignore operator -o run
+  andon train --config skab.toml --data-root skab -o run
+"""
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("data", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=FOLDER, help="Folder of the run.")
+@click.option("--config", type=FILE, help="An experiment; options go before what it says.")
+@click.option("--data-root", type=FOLDER, help="What [[data.files]] is relative to.")
+@click.option("--cell", help="elman, lstm (the default) or gru.")
+@click.option("--layers", type=int, help="Recurrent layers, by default 1.")
+@click.option("--hidden", type=int, help="Length of a hidden vector, by default 64.")
+@click.option("--epochs", type=int, help="Passes over the history at most.")
+@click.option("--window", type=int, help="Samples through which the gradient flows back.")
+@click.option("--learning-rate", type=float, help="Of Adam.")
+@click.option("--clip-norm", type=float, help="A larger gradient is scaled down to this norm.")
+@click.option("--seed", type=int, help="Of the initial weights, by default 0.")
+@click.option("--time-column", help="By default found by itself.")
+@click.option("--stream-column", help="Names the machine; by default each file is one.")
+@click.option("--ignore", multiple=True, metavar="COLUMN", help="Is no sensor; repeatable.")
+@click.option("features", "--feature", multiple=True, metavar="COLUMN", help="Use only this one.")
+@click.option("--period-ms", type=float, help="Between two samples, by default their median.")
+@click.option("--max-gap-ms", type=float, help="A longer silence cuts; by default 5 periods.")
+@click.option(
+    "--false-alarms-per-day", type=float, help="Samples above the alarm level; by default 1."
+)
+@click.option("--resume", is_flag=True, help="Go on after an interruption.")
+@click.option("--force", is_flag=True, help="Begin anew where there is a run already.")
+@click.option("--json", "as_json", is_flag=True, help="Print run.json on standard output.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    /,
+    data: tuple[Path, ...],
+    output: Path,
+    config: Path | None,
+    data_root: Path | None,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Learn a machine's normal operation from recorded DATA (CSV or Parquet files, or folders).
+
+    DATA should be healthy: what is in it will not raise an alarm. The first 70 % of every stream
+    train the network, the next 15 % decide when to stop, the last 15 % set the alarm level.
+
+    Writes checkpoint.pt, run.json, curves.csv and curves.png into the run's folder. Ctrl-C at any
+    time; --resume goes on as if nothing had happened.
+    """
+    # Matrices this small are slower on two threads, and one thread gives the same bits every time.
+    torch.set_num_threads(1)
+    if resume and force:
+        raise click.UsageError("--resume goes on, --force begins anew: choose one")
+    chosen = override(load(TrainConfig, config) if config else TrainConfig(), options)
+    files = _files(data, chosen, config, data_root)
+    folder = Folder(output)
+    folder.require_free(resume=resume, force=force)
+    experiment = Experiment(chosen, files, _say)
+    progress = experiment.start()
+    if folder.progress.exists() and resume:
+        load_progress(folder.progress, progress, experiment.settings())
+        _say(f"going on after epoch {len(progress.history)}")
+    else:
+        folder.clear()
+    _say_plan(experiment)
+    try:
+        _fit(experiment, progress, folder)
+        report = experiment.finish(progress, folder)
+    except KeyboardInterrupt:
+        done = len(progress.history)
+        click.echo(
+            f"interrupted after epoch {done}; the same command with --resume goes on", err=True
+        )
+        ctx.exit(130)
+    _say_result(report, experiment, folder)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+
+
+def _files(
+    data: tuple[Path, ...], config: TrainConfig, path: Path | None, root: Path | None
+) -> list[Files]:
+    """What the command line names, else what the configuration does."""
+    if data:
+        return [Files(data)]
+    if path is None or not config.data.files:
+        raise click.UsageError("name DATA, or a --config with [[data.files]]")
+    try:
+        return find_files(config.data, root or path.parent)
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
+
+
+def _fit(experiment: Experiment, progress: Progress, folder: Folder) -> None:
+    """Trains with a progress bar; the time left is what all passes would take."""
+    left = experiment.config.training.epochs - len(progress.history)
+    with click.progressbar(
+        length=max(left, 0),
+        label="training",
+        item_show_func=_show_epoch,
+        file=sys.stderr,
+    ) as bar:
+        for epoch in experiment.fit(progress, folder):
+            bar.update(1, epoch)
+
+
+def _show_epoch(epoch: Epoch | None) -> str | None:
+    if epoch is None:
+        return None
+    return (
+        f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f}"
+    )
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"note: {sentence}", err=True)
+
+
+def _say_plan(experiment: Experiment) -> None:
+    history, config = experiment.history, experiment.config
+    model = config.model
+    layers = "one layer" if model.layers == 1 else f"{model.layers} layers"
+    streams = len({segment.stream for segment in history.segments})
+    lines = [
+        f"sensors   {', '.join(history.features)}",
+        f"history   streams: {streams:,}; segments: {len(history.segments):,}; a sample every "
+        f"{history.period_ms:g} ms",
+        f"network   {model.cell}, {layers} of {model.hidden}, forecasting the next sample",
+    ]
+    click.echo("\n".join(lines), err=True)
+
+
+def _say_result(report: dict[str, Any], experiment: Experiment, folder: Folder) -> None:
+    """What a person wants to know: on how much data, how good, how trustworthy, what next."""
+    training, calibration = report["training"], report["calibration"]
+    loss, baselines = training["validation_loss"], training["baselines"]
+    history = experiment.history
+    used = ", ".join(
+        f"{use} {rows:,} rows ({history.hours(rows):.1f} h)"
+        for use, rows in training["rows"].items()
+    )
+    others = ", ".join(f"{name} {value:.4f}" for name, value in baselines.items())
+    lines = [
+        f"data      {used}",
+        f"epochs    {training['epochs']}, the best was {training['best_epoch']}",
+        f"loss      {loss:.4f} on validation; forecasting by {others}",
+        f"level     1.0 is a distance of {calibration['limit']:.2f} (median "
+        f"{calibration['distance']['median']:.2f}); {calibration['rows_above']} of "
+        f"{calibration['rows']:,} calibration samples are above it",
+        f"alarms    {calibration['false_alarms_per_day']:g} a day asked for, "
+        f"{calibration['supported_false_alarms_per_day']:.3g} a day supported by the data",
+        f"warm-up   {report['warm_up_steps']} samples",
+        f"written   {folder.path}: checkpoint.pt, run.json, curves.csv, curves.png",
+    ]
+    click.echo("\n".join(lines), err=True)
+    better = [name for name, value in baselines.items() if value <= loss]
+    if better:
+        _say(
+            f"forecasting by {' and '.join(better)} is no worse than the network on these sensors: "
+            "more history, more epochs or another learning rate may help"
+        )
+    click.echo(f"next      andon export {folder.path} -o model.onnx", err=True)

@@ -1,0 +1,206 @@
+"""One experiment: frozen dataclasses from TOML, with the command line's options on top."""
+
+import dataclasses
+import glob
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.tables import Problem, Table, above, at_least, between
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(Table):
+    """The ``[model]`` table.
+
+    Attributes:
+        cell: A key of `train.cells.CELLS`.
+        layers: Number of recurrent layers.
+        hidden: Length of a hidden vector.
+    """
+
+    cell: Literal["elman", "lstm", "gru"] = "lstm"
+    layers: Annotated[int, at_least(1)] = 1
+    hidden: Annotated[int, at_least(1)] = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig(Table):
+    """The ``[training]`` table.
+
+    Attributes:
+        window: Steps through which the gradient flows back; the state is carried beyond.
+        lanes: Stretches of the history that are trained on side by side; None: by its length.
+        epochs: Passes over the history at most.
+        patience: Passes without a better validation loss after which training stops.
+        learning_rate: Of Adam.
+        clip_norm: A gradient with a larger norm is scaled down to it.
+        seed: Of the initial weights, the only thing that is random.
+    """
+
+    window: Annotated[int, at_least(2)] = 32
+    lanes: Annotated[int, at_least(1)] | None = None
+    epochs: Annotated[int, at_least(1)] = 60
+    patience: Annotated[int, at_least(1)] = 8
+    learning_rate: Annotated[float, above(0), between(0, 1)] = 3e-3
+    clip_norm: Annotated[float, above(0)] = 1.0
+    seed: Annotated[int, at_least(0)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesConfig(Table):
+    """One ``[[data.files]]`` table.
+
+    Attributes:
+        path: A file or a pattern such as ``valve1/*.csv``, relative to the TOML file's folder.
+        first_rows: Take only this many rows from the start of each stream; None: all.
+    """
+
+    path: str
+    first_rows: Annotated[int, at_least(1)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(Table):
+    """The ``[data]`` table.
+
+    Attributes:
+        files: Where the history of normal operation lies.
+        time_column: None: found by itself.
+        stream_column: Names the stream of each row; None: each file is a stream.
+        ignore: Columns that are no sensors; one that does not exist is no error.
+        features: The sensors to use; empty: every numeric column that all streams have.
+        period_ms: Time between two samples; None: the median of the history.
+        max_gap_ms: A longer silence cuts a stream; None: five sample periods.
+    """
+
+    files: tuple[FilesConfig, ...] = ()
+    time_column: str | None = None
+    stream_column: str | None = None
+    ignore: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    period_ms: Annotated[float, above(0)] | None = None
+    max_gap_ms: Annotated[float, above(0)] | None = None
+
+    def _gap_over_period(self) -> Iterator[Problem]:
+        if self.max_gap_ms is not None and self.max_gap_ms < (self.period_ms or 0.0):
+            text = f"must not be below period_ms, got {self.max_gap_ms} < {self.period_ms}"
+            yield Problem(("max_gap_ms",), text)
+
+    relations = (_gap_over_period,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationConfig(Table):
+    """The ``[calibration]`` table.
+
+    Attributes:
+        false_alarms_per_day: Samples of a healthy stream that may score above 1.0 in a day.
+    """
+
+    false_alarms_per_day: Annotated[float, above(0)] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureConfig(Table):
+    """One ``[[feature]]`` table: what is known about a sensor beside its history.
+
+    Attributes:
+        name: Its column.
+        unit: For people.
+        low: Lowest plausible value; a sample below it is uncertain to the gateway.
+        high: Highest plausible value.
+    """
+
+    name: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    def _low_below_high(self) -> Iterator[Problem]:
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            yield Problem(("low",), f"must be below high, got {self.low} >= {self.high}")
+
+    relations = (_low_below_high,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Table):
+    """One experiment; every table may be left out."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    feature: tuple[FeatureConfig, ...] = ()
+
+
+Section = TypeVar("Section", ModelConfig, TrainingConfig, DataConfig, CalibrationConfig)
+
+
+class Files(NamedTuple):
+    """Files, or folders of them, that are read in the same way."""
+
+    paths: tuple[Path, ...]
+    first_rows: int | None = None
+
+
+def override(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
+    """Puts options in the place of what the file says.
+
+    Args:
+        config: From the file, or the defaults.
+        options: By key; no key stands in two tables. None and empty ones were not given.
+
+    Returns:
+        The configuration that holds.
+
+    Raises:
+        ConfigError: For a value that its table refuses.
+    """
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+
+    return dataclasses.replace(
+        config,
+        model=_changed(config.model, given),
+        training=_changed(config.training, given),
+        data=_changed(config.data, given),
+        calibration=_changed(config.calibration, given),
+    )
+
+
+def find_files(data: DataConfig, root: Path) -> list[Files]:
+    """Resolves the patterns of ``[[data.files]]``.
+
+    Args:
+        data: With at least one entry.
+        root: The folder that the patterns are relative to.
+
+    Returns:
+        The files of each entry, in order of their names.
+
+    Raises:
+        ConfigError: With every entry that no file matches.
+    """
+    found = [Files(_matches(root, entry.path), entry.first_rows) for entry in data.files]
+    problems = [
+        f"[[data.files]] {number} path: no file matches {entry.path!r} in {root}"
+        for number, (entry, files) in enumerate(zip(data.files, found, strict=True), start=1)
+        if not files.paths
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _changed(table: Section, given: Mapping[str, Any]) -> Section:
+    """The table with those of the given values whose keys are its own."""
+    keys = [field.name for field in dataclasses.fields(table) if field.name in given]
+    return dataclasses.replace(table, **{key: given[key] for key in keys})
+
+
+def _matches(root: Path, pattern: str) -> tuple[Path, ...]:
+    # Path.glob refuses absolute patterns, which --data-root does not change either.
+    return tuple(sorted(map(Path, glob.glob(str(root / pattern), recursive=True))))  # noqa: PTH207
