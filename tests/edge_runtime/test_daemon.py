@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Broker, Certificates, MakeBroker
 from numpy.typing import NDArray
-from sample_models import FEATURES, MAX_GAP_MS, WARM_UP_STEPS, sample_model
 
+from conftest import Broker, Certificates, MakeBroker
 from edge_runtime.config import BrokerConfig
 from edge_runtime.mqtt import Publisher, Subscriber
+from sample_models import FEATURES, MAX_GAP_MS, WARM_UP_STEPS, sample_model
 
 START_MS = 1_767_225_600_000  # 2026-01-01
 PATIENCE_S = 30.0

@@ -1,0 +1,137 @@
+"""The command line as its users see it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edge_runtime.cli import LAZY, main
+from sample_models import FEATURES, sample_model
+
+# A gateway has neither; None in sys.modules makes an import fail as if it were not installed.
+WITHOUT = """
+import sys
+for name in ("torch", "onnx", "onnxscript", "matplotlib", "pyarrow"):
+    sys.modules[name] = None
+from edge_runtime.cli import main
+main()
+"""
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def run_on_gateway(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def write_day(path: Path, rows: int = 50) -> Path:
+    lines = [f"2026-01-01T00:00:{i:02d}Z,{i % 7},{i % 5},{i % 3},7" for i in range(rows)]
+    path.write_text("\n".join(["time," + ",".join([*FEATURES, "extra"]), *lines]) + "\n")
+    return path
+
+
+def test_help_lists_every_command() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    assert all(f"  {name} " in result.output for name in LAZY)
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_each_command_has_help_with_an_example(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0, result.output
+    assert "Example" in result.output
+    assert f"andon {name} " in result.output.partition("Example")[2]
+
+
+def test_unknown_command() -> None:
+    result = run("trian")
+    assert result.exit_code == 2
+    assert "trian" in result.output
+
+
+def test_a_gateway_inspects_replays_and_checks(tmp_path: Path) -> None:
+    model, day = str(sample_model()), str(write_day(tmp_path / "day.csv"))
+    inspected = run_on_gateway(tmp_path, "inspect", model)
+    assert inspected.returncode == 0, inspected.stderr
+    assert "golden vectors reproduced" in inspected.stdout
+    replayed = run_on_gateway(tmp_path, "replay", model, day, "--scores", "s.jsonl", "--json")
+    assert replayed.returncode == 0, replayed.stderr
+    assert json.loads(replayed.stdout)["streams"][0]["samples"] == 50
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 50
+    checked = run_on_gateway(tmp_path, "check", "nothing.toml")
+    assert checked.returncode == 1
+    assert "nothing.toml" in checked.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "export"])
+def test_a_gateway_is_told_what_training_needs(tmp_path: Path, name: str) -> None:
+    result = run_on_gateway(tmp_path, name, "x", "-o", "y")
+    assert result.returncode == 1
+    assert "pip install 'andon[train]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_picture_without_matplotlib_names_the_extra(tmp_path: Path) -> None:
+    day = str(write_day(tmp_path / "day.csv"))
+    result = run_on_gateway(tmp_path, "replay", str(sample_model()), day, "--plot", "p.png")
+    assert result.returncode == 1
+    assert "pip install 'andon[plot]'" in result.stderr
+
+
+def test_inspect_json(tmp_path: Path) -> None:
+    result = run("inspect", str(sample_model("lstm", 2)), "--json")
+    document = json.loads(result.output)
+    assert [s["input"] for s in document["contract"]["states"]] == [
+        *("h_1", "c_1", "h_2", "c_2", "forecast")
+    ]
+    assert len(document["sha256"]) == 64
+
+
+def test_replay_says_what_it_ignores_and_what_it_found(tmp_path: Path) -> None:
+    day = write_day(tmp_path / "day.csv")
+    scores, flags = tmp_path / "s.jsonl", tmp_path / "f.jsonl"
+    options = (
+        "--scores",
+        str(scores),
+        "--flags",
+        str(flags),
+        "--enter",
+        "0.5",
+        "--hold-steps",
+        "1",
+    )
+    result = run("replay", str(sample_model()), str(day), *options)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("extra") == 1
+    assert "50 samples of 1 streams" in result.output
+    raised = [json.loads(line) for line in flags.read_text().splitlines()]
+    assert raised
+    assert set(raised[0]) == {"id", "stream", "ts", "event", "score", "status", "top", "model"}
+    assert set(json.loads(scores.read_text().splitlines()[0])) == {
+        *("stream", "ts", "score", "status", "alarm")
+    }
+
+
+def test_replay_without_a_sensor_names_file_and_column(tmp_path: Path) -> None:
+    day = write_day(tmp_path / "day.csv")
+    day.write_text(day.read_text().replace("pressure", "presure"))
+    result = run("replay", str(sample_model()), str(day))
+    assert result.exit_code == 1
+    assert "'pressure'" in result.output
+    assert "'presure'" in result.output
+    assert "day.csv" in result.output
+
+
+def test_a_lower_threshold_keeps_its_hysteresis(tmp_path: Path) -> None:
+    day = write_day(tmp_path / "day.csv")
+    assert run("replay", str(sample_model()), str(day), "--enter", "0.2").exit_code == 0
+    result = run("replay", str(sample_model()), str(day), "--enter", "0.2", "--leave", "0.3")
+    assert result.exit_code == 1
+    assert "must not exceed enter" in result.output
