@@ -28,6 +28,7 @@ MACHINES = 4
 SICK = "pump-3"
 HISTORY_START, HISTORY_HOURS = "2026-01-05T06:00:00Z", 24
 LIVE_START, LIVE_HOURS = "2026-01-07T07:00:00Z", 1
+EPOCHS = 12
 FAULT = f"{SICK}:bearing_wear:onset=1800,severity=0.8,ramp=600"
 PATIENCE_S = 120.0
 
@@ -89,7 +90,7 @@ def demo(output: Path, *, embedded_broker: bool) -> None:
            "--machines", str(MACHINES), "--start", HISTORY_START)  # fmt: skip
     _step("2  train a recurrent detector on it")
     _andon(output, "train", "history.csv", "-o", "run", "--stream-column", "machine", "--force",
-           "--cell", "gru", "--hidden", "32", "--epochs", "12")  # fmt: skip
+           "--cell", "gru", "--hidden", "32", "--epochs", str(EPOCHS))  # fmt: skip
     _step("3  export it as one verified ONNX file")
     _andon(output, "export", "run", "-o", "pump.onnx")
     _step(f"4  watch the pumps live; {SICK} develops a worn bearing after half an hour")

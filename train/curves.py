@@ -38,7 +38,7 @@ def write_picture(path: Path, history: Sequence[Epoch], baselines: Mapping[str, 
     """
     try:
         from matplotlib.figure import Figure
-        from matplotlib.ticker import LogFormatter
+        from matplotlib.ticker import NullFormatter
     except ImportError as error:
         raise AndonError(f"{path} needs matplotlib: pip install 'andon[plot]'") from error
     best = min(history, key=lambda epoch: epoch.validation_loss)
@@ -59,9 +59,9 @@ def write_picture(path: Path, history: Sequence[Epoch], baselines: Mapping[str, 
         losses.axhline(loss, linestyle=style, color="#d62728", linewidth=1, label=name)
     losses.set_yscale("log")
     losses.set_ylabel("mean squared error,\nin deviations of each sensor")
-    # Between the powers of ten only where there is room for it.
-    losses.yaxis.set_major_formatter(LogFormatter())
-    losses.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
+    losses.yaxis.set_major_formatter("{x:g}")
+    low, high = losses.get_ylim()  # between the powers of ten there is room in one decade only
+    losses.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
     losses.legend(framealpha=1, edgecolor="none")
     norms.plot(numbers, [e.gradient_norm for e in history], color="#9aa5b1")
     norms.set_ylabel("gradient norm\nbefore clipping")

@@ -51,6 +51,9 @@ hold_steps = 1
 
 Reading = tuple[str, float, list[float]]
 
+# No sample: its rejection is reported after everything that came before it.
+THE_END = ("plant/m0/telemetry", b"the end")
+
 
 @dataclass
 class Heard:
@@ -224,7 +227,8 @@ def test_live_scores_are_those_of_the_replay(plant: Plant, cell: str) -> None:
     with plant.listener() as listener, plant.daemon():
         await_status(listener, b"online")
         plant.send(readings)
-        plant.hear(listener, scores=len(readings))
+        plant.publish([THE_END])
+        plant.hear(listener, scores=len(readings), rejected=1)
     scores, flags = plant.replay(model, readings)
     assert len(scores) == len(readings)
     assert plant.heard.scores == scores
@@ -375,7 +379,10 @@ def test_stops_while_there_is_no_broker(tmp_path: Path, make_broker: MakeBroker)
         assert process.wait(PATIENCE_S) == 0
 
 
-def test_goes_on_after_the_broker_was_killed(plant: Plant) -> None:
+def test_goes_on_after_the_broker_was_killed(tmp_path: Path, make_broker: MakeBroker) -> None:
+    keeps = ("persistence true", "autosave_interval 1", "autosave_on_changes true")
+    plant = Plant(tmp_path, make_broker(*keeps))
+    plant.broker.start()
     model, readings = sample_model("lstm"), readings_of(streams=5, steps=60)
     plant.configure(model)
     half = len(readings) // 2
@@ -424,7 +431,7 @@ def test_changes_publishes_flags_only(plant: Plant) -> None:
     with plant.listener() as listener, plant.daemon():
         await_status(listener, b"online")
         plant.send(readings)
-        plant.publish([("plant/m0/telemetry", b"the end")])
+        plant.publish([THE_END])
         plant.hear(listener, rejected=1)
     assert plant.heard.scores == {}
     assert sorted(f["id"] for f in plant.heard.flags) == sorted(f["id"] for f in flags)

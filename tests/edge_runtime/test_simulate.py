@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import Broker, Certificates, MakeBroker
 from numpy.typing import NDArray
 
+from conftest import Broker, Certificates, MakeBroker
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import AndonError, ConfigError
 from edge_runtime.mqtt import Subscriber
