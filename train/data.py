@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.columns import Layout
 from edge_runtime.errors import TrainingError
 from edge_runtime.recorded import (
-    Layout,
     RecordedStream,
     list_files,
     read_streams,

@@ -379,10 +379,8 @@ def test_stops_while_there_is_no_broker(tmp_path: Path, make_broker: MakeBroker)
         assert process.wait(PATIENCE_S) == 0
 
 
-def test_goes_on_after_the_broker_was_killed(tmp_path: Path, make_broker: MakeBroker) -> None:
-    keeps = ("persistence true", "autosave_interval 1", "autosave_on_changes true")
-    plant = Plant(tmp_path, make_broker(*keeps))
-    plant.broker.start()
+def test_goes_on_after_the_broker_was_killed(tmp_path: Path, durable_broker: Broker) -> None:
+    plant = Plant(tmp_path, durable_broker)
     model, readings = sample_model("lstm"), readings_of(streams=5, steps=60)
     plant.configure(model)
     half = len(readings) // 2

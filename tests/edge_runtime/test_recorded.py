@@ -15,15 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.columns import Layout
 from edge_runtime.errors import ConfigError, RecordedFileError
 from edge_runtime.recorded import (
-    Layout,
     RecordedStream,
     list_files,
-    parse_times,
     read_streams,
     sample_period_ns,
 )
+from edge_runtime.times import parse_times
 
 S = 1_000_000_000
 T0 = 1_577_872_800 * S  # 2020-01-01 10:00:00 UTC

@@ -1,0 +1,116 @@
+# A fresh clone needs two commands: `make demo` and `make test`. `make help` lists the rest.
+
+# The interpreters to try; the first that runs and is 3.11 to 3.13 makes the environment.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+# A package index to read besides the usual one, such as that of torch's CPU build.
+TORCH_INDEX ?=
+# Further arguments for what `test`, `demo` and `bench` start.
+ARGS =
+
+# What `make lock` pins; the other versions are the newest that fit pyproject.toml.
+TORCH := torch==2.13.0
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+bin := .venv/bin
+stamp := .venv/.installed
+index := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+# Sets $$python. Each candidate is really run, as a name on PATH may be a shim with nothing behind it.
+define find-python
+python=; \
+for candidate in $(PYTHON); do \
+  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+  then python="$$candidate"; break; fi; \
+done; \
+if [ -z "$$python" ]; then \
+  echo "Andon needs Python 3.11, 3.12 or 3.13; none of these is one: $(PYTHON)" >&2; exit 1; \
+fi
+endef
+
+# $(call apt-install,PACKAGE): as root or through sudo without a password, else one sentence.
+define apt-install
+sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+if ! command -v apt-get >/dev/null || ! $$sudo true 2>/dev/null; then \
+  echo "Please install $(1) (on Debian and Ubuntu: sudo apt install $(1)) and run make again." >&2; exit 1; \
+fi; \
+echo "Installing $(1) with apt"; \
+$$sudo apt-get update -qq; \
+$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(1) >/dev/null
+endef
+
+.PHONY: help
+help: ## list the targets
+	@sed -En 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 14
+
+.PHONY: demo
+demo: venv ## train, export and run on simulated pumps, one of which fails
+	@$(bin)/andon demo $(ARGS)
+
+.PHONY: test
+test: venv tools ## run the tests
+	@$(bin)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: venv ## run the linters, the type checker and the import rules
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+	$(bin)/python -m pip check
+
+.PHONY: bench
+bench: venv tools ## measure the daemon beside a subscriber that only counts
+	@$(bin)/python benchmarks/throughput.py $(ARGS)
+
+.PHONY: venv
+venv: $(stamp) ## make .venv and install requirements.lock into it
+
+# Debian keeps ensurepip, without which venv fails half-way, in a package of its own.
+$(stamp): requirements.lock pyproject.toml
+	@$(find-python); \
+	if ! "$$python" -c 'import ensurepip' 2>/dev/null; then \
+	  package="$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; \
+	  $(call apt-install,$$package); \
+	fi; \
+	$(bin)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv
+	@echo "Installing requirements.lock into .venv: 0.4 GB, some GB more where torch brings CUDA along"
+	@$(bin)/python -m pip install $(index) -r requirements.lock \
+	  | sed -un 's/^ *\(Downloading .*[0-9] [MG]B)\).*/  \1/p; s/^Installing collected.*/  Unpacking/p'
+	@$(bin)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The tests' broker, and what makes its certificates. Debian's mosquitto may start a service of its
+# own, on loopback; the tests use ports of their own.
+.PHONY: tools
+tools:
+	@missing=; \
+	for tool in mosquitto openssl; do \
+	  PATH="$$PATH:/usr/sbin" command -v "$$tool" >/dev/null || missing="$$missing $$tool"; \
+	done; \
+	if [ -n "$$missing" ]; then $(call apt-install,$${missing# }); fi
+
+# The oldest Python that pyproject.toml admits is the one that packages drop first.
+.PHONY: lock
+lock: ## write requirements.lock anew from pyproject.toml
+	@$(find-python); \
+	if ! "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
+	  echo "The lock is made with Python 3.11: make lock PYTHON=python3.11" >&2; exit 1; \
+	fi; \
+	fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT; \
+	"$$python" -m venv "$$fresh"; \
+	"$$fresh/bin/python" -m pip install --quiet --upgrade $(index) $(TORCH) setuptools \
+	  --editable '.[train,demo,dev]'; \
+	{ echo '# Written by `make lock`: andon[train,demo,dev] and all that it needs.'; \
+	  "$$fresh/bin/python" -m pip freeze --all --exclude-editable --exclude pip \
+	    | sed -E '/^(nvidia|cuda|triton)/d; s/\+cpu$$//'; \
+	} > "$$fresh/lock"; \
+	cp "$$fresh/lock" requirements.lock
+
+.PHONY: clean
+clean: ## remove .venv and everything else that is made
+	rm -rf .venv build dist demo-out *.egg-info .*_cache .hypothesis
+	find train export edge_runtime tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
