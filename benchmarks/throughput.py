@@ -26,7 +26,7 @@ import torch
 from edge_runtime.broker import local_broker
 from edge_runtime.config import BrokerConfig
 from edge_runtime.files import write_text
-from edge_runtime.mqtt import Publisher, Subscriber
+from edge_runtime.link import Publisher, Subscriber
 from export.to_onnx import export_checkpoint
 from train.detector import Checkpoint, Detector
 

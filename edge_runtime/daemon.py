@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 from edge_runtime.config import GatewayConfig, PipelineConfig
 from edge_runtime.errors import ConfigError, ModelError, PayloadError
-from edge_runtime.mqtt import Link, Message, StopEvent
+from edge_runtime.link import Link
+from edge_runtime.mqtt import Message, StopEvent
 from edge_runtime.payload import Decoder, encode_flag, encode_score
 from edge_runtime.pipeline import Block, Pipeline, Result, Settings
 from edge_runtime.refusals import Refusals
@@ -27,7 +28,7 @@ MAX_KNOWN_TOPICS = 100_000
 
 
 class Source(Protocol):
-    """Where messages come from and where what they lead to goes: an `edge_runtime.mqtt.Link`."""
+    """Where messages come from and where what they lead to goes: an `edge_runtime.link.Link`."""
 
     def batches(self, stop: StopEvent) -> Iterator[list[Message]]:
         """Yields what arrived together, and an empty list now and then when nothing does."""

@@ -22,7 +22,7 @@ from edge_runtime.broker import local_broker
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import AndonError
 from edge_runtime.files import write_text
-from edge_runtime.mqtt import Subscriber
+from edge_runtime.link import Subscriber
 
 MACHINES = 4
 SICK = "pump-3"

@@ -64,7 +64,7 @@ __all__ = [
 
 
 class Outlet(Protocol):
-    """What `publish` needs of `edge_runtime.mqtt.Publisher`."""
+    """What `publish` needs of `edge_runtime.link.Publisher`."""
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Sends a message; waits while too many are on their way."""
@@ -345,7 +345,7 @@ def _write_files(request: _Request, faults: Sequence[Fault], progress: Progress)
 
 
 def _publish_live(request: _Request, faults: Sequence[Fault]) -> None:
-    from edge_runtime.mqtt import Publisher
+    from edge_runtime.link import Publisher
 
     config = BrokerConfig(
         url=request.broker or "",

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import Broker
 from edge_runtime.config import BrokerConfig
-from edge_runtime.mqtt import Publisher, Subscriber
+from edge_runtime.link import Publisher, Subscriber
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = [str(number) for number in range(16)]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from conftest import Broker, Certificates, MakeBroker
 from edge_runtime.config import BrokerConfig
-from edge_runtime.mqtt import Publisher, Subscriber
+from edge_runtime.link import Publisher, Subscriber
 from sample_models import FEATURES, MAX_GAP_MS, WARM_UP_STEPS, sample_model
 
 START_MS = 1_767_225_600_000  # 2026-01-01

@@ -18,10 +18,11 @@ from typing import Literal
 import pytest
 
 from conftest import Broker, Certificates, MakeBroker
-from edge_runtime import mqtt
+from edge_runtime import link, mqtt
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
-from edge_runtime.mqtt import Backoff, Link, Message, Publisher, StopEvent, Subscriber
+from edge_runtime.link import Backoff, Link, Publisher, Subscriber
+from edge_runtime.mqtt import Message, StopEvent
 
 STATUS = "andon/gateway/status"
 AT_ONCE = Backoff(low_s=0.01, high_s=0.01)
@@ -68,6 +69,7 @@ RunLink = Callable[..., Running]
 @pytest.fixture(autouse=True)
 def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "_TICK_S", 0.01)
+    monkeypatch.setattr(link, "_TICK_S", 0.01)
     for name in ("ANDON_MQTT_USER", "ANDON_MQTT_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
 
@@ -242,7 +244,8 @@ def test_status(config: BrokerConfig, run: RunLink) -> None:
 def test_status_of_a_killed_gateway_is_offline(config: BrokerConfig, tmp_path: Path) -> None:
     program = f"""
 from edge_runtime.config import BrokerConfig
-from edge_runtime.mqtt import Link, StopEvent
+from edge_runtime.link import Link
+from edge_runtime.mqtt import StopEvent
 config = BrokerConfig(url={config.url!r}, client_id="gateway")
 for _ in Link(config, filters=["in/#"], status_topic={STATUS!r}).batches(StopEvent()):
     pass
@@ -434,7 +437,7 @@ def test_a_large_payload_is_handed_on(config: BrokerConfig, run: RunLink) -> Non
 def test_stop_ends_the_batches_at_once(
     config: BrokerConfig, run: RunLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt, "_TICK_S", 3600.0)
+    monkeypatch.setattr(link, "_TICK_S", 3600.0)
     running = run(config)
     done = threading.Thread(target=lambda: list(running.batches))
     done.start()
@@ -451,8 +454,8 @@ def test_stop_ends_the_back_off_at_once(
     make_broker: MakeBroker, run: RunLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = threading.Event()
-    monkeypatch.setattr(mqtt, "_TICK_S", 3600.0)
-    monkeypatch.setattr(mqtt.log, "warning", lambda *_: failed.set())
+    monkeypatch.setattr(link, "_TICK_S", 3600.0)
+    monkeypatch.setattr(link.log, "warning", lambda *_: failed.set())
     config = BrokerConfig(url=make_broker().url, client_id="gateway")
     running = run(config, backoff=NEVER)
     done = threading.Thread(target=lambda: list(running.batches))
@@ -467,7 +470,7 @@ def test_a_signal_ends_the_batches(
     config: BrokerConfig, run: RunLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = subscribed(run(config), config)
-    monkeypatch.setattr(mqtt, "_TICK_S", 3600.0)
+    monkeypatch.setattr(link, "_TICK_S", 3600.0)
     before = signal.signal(signal.SIGUSR1, lambda *_: running.stop.set())
     try:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
@@ -697,7 +700,7 @@ def test_bytes_that_tls_has_decrypted_are_not_left_lying(
 ) -> None:
     # Batches that end in the middle of the last TLS record, and nothing but poll to wake up by.
     monkeypatch.setattr(mqtt, "_MAX_BATCH", 7)
-    monkeypatch.setattr(mqtt, "_TICK_S", 3600.0)
+    monkeypatch.setattr(link, "_TICK_S", 3600.0)
     publications = b"".join(b"\x30\x08\x00\x04in/a\x00%c" % number for number in range(100))
     url = fake_broker(ACCEPTED, certificates, publications).url
     running = run(BrokerConfig(url=url, client_id="gateway", ca=certificates.ca))

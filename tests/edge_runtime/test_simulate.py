@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from conftest import Broker, Certificates, MakeBroker
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import AndonError, ConfigError
-from edge_runtime.mqtt import Subscriber
+from edge_runtime.link import Subscriber
 from edge_runtime.payload import Decoder
 from edge_runtime.pump import Condition, operate
 from edge_runtime.simulate import (

@@ -1,0 +1,341 @@
+"""The gateway's connection to the broker, and two simple clients for everybody else.
+
+Bytes in, bytes out; paho itself is one file further down, in `edge_runtime.mqtt`.
+"""
+
+import logging
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from edge_runtime.config import BrokerConfig
+from edge_runtime.errors import BrokerError
+from edge_runtime.mqtt import Message, StopEvent, Wire
+
+log = logging.getLogger("andon.mqtt")
+
+ONLINE, STOPPED = b"online", b"stopped"
+
+_TICK_S = 1.0
+_PUBLISHER_BACKLOG = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before the next attempt to connect: exponential, capped, jittered.
+
+    Jitter over the whole range, so that a hundred gateways do not come back in step when their
+    broker does (Brooker, "Exponential Backoff And Jitter", 2015: "full jitter").
+
+    Attributes:
+        low_s: The shortest wait.
+        high_s: The longest.
+        lasting_s: A connection that lived this long was a success: the count starts again.
+        uniform: Source of chance, from 0 to 1.
+    """
+
+    low_s: float = 1.0
+    high_s: float = 30.0
+    lasting_s: float = 30.0
+    uniform: Callable[[], float] = random.random
+
+    def delay_s(self, failures: int) -> float:
+        """Seconds to wait after that many failures in a row before this one."""
+        ceiling = min(self.high_s, self.low_s * 2.0 ** min(failures + 1, 60))
+        return self.low_s + self.uniform() * max(ceiling - self.low_s, 0.0)
+
+
+_BACKOFF = Backoff()
+
+
+class Link:
+    """The gateway's connection: a source of batches, which come back acknowledged.
+
+    It connects when the batches are asked for, and again with back-off whenever it has to, keeps a
+    retained status (``online``, ``stopped``, by last will ``offline``), and leaves its session with
+    the broker when it goes.
+
+    Args:
+        broker: Where and as whom.
+        filters: Topic filters to subscribe to, on every connection.
+        status_topic: Topic of the retained status.
+        backoff: Waits between attempts to connect.
+
+    Attributes:
+        stale_acknowledgements: Messages not acknowledged because their connection is gone.
+
+    Raises:
+        BrokerError: If a password file or certificate cannot be used.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerConfig,
+        *,
+        filters: Sequence[str],
+        status_topic: str,
+        backoff: Backoff = _BACKOFF,
+    ) -> None:
+        self._wire = Wire(broker, broker.client_id, will_topic=status_topic)
+        self._filters = tuple(filters)
+        self._status_topic = status_topic
+        self._backoff = backoff
+        self._engaged = False
+        self._greeted = 0
+        self._greeted_at = float("inf")
+        self._failures = 0
+        self._retry_at = 0.0
+        self._closing = False
+        self.stale_acknowledgements = 0
+
+    def batches(self, stop: StopEvent) -> Iterator[list[Message]]:
+        """Yields what arrived together, and an empty list about once a second when nothing does.
+
+        A batch ends when nothing more is there, and not later than after 5000 messages, 16 MiB or
+        50 ms. Not asking for the next one is the back-pressure.
+
+        Args:
+            stop: Ends the batches, after the one in hand; seen at once, but for an attempt to
+                connect that is under way (5 s at most for each of the broker's addresses).
+
+        Raises:
+            BrokerError: If a topic filter is not valid.
+        """
+        last = time.monotonic()
+        while not stop.is_set():
+            batch = self._turn(max(last + _TICK_S - time.monotonic(), 0.0), stop)
+            if batch or time.monotonic() - last >= _TICK_S:
+                yield batch
+                last = time.monotonic()
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Tells the broker that these need not be sent again.
+
+        Those of an earlier connection are skipped and counted: the broker sends them again, and
+        uses their ids for other messages meanwhile.
+        """
+        for message in messages:
+            if message.qos and not self._wire.acknowledge(message):
+                self.stale_acknowledgements += 1
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Sends at QoS 1, in order, again after a reconnect, until the broker has it.
+
+        Args:
+            topic: Where to.
+            payload: What.
+            retain: The broker keeps it for later subscribers.
+
+        Raises:
+            BrokerError: If it is not a topic that can be published on.
+        """
+        self._wire.send(topic, payload, retain=retain)
+
+    def unacknowledged(self) -> int:
+        """Own publications that the broker has not acknowledged yet."""
+        return self._wire.unacknowledged
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Says ``stopped``, waits for the acknowledgements, disconnects and leaves the session.
+
+        Without a connection and with nothing to deliver it does not wait: the broker has said
+        ``offline`` already.
+
+        Args:
+            timeout_s: How long to wait at most.
+
+        Returns:
+            Whether all that was published went out. If not, the last will goes out instead.
+        """
+        self._closing = True
+        self._retry_at, self._failures = 0.0, 0
+        if self._wire.up or self._wire.unacknowledged:
+            self.publish(self._status_topic, STOPPED, retain=True)
+        deadline = time.monotonic() + timeout_s
+        while self._wire.unacknowledged and (left := deadline - time.monotonic()) > 0:
+            # Unacknowledged on purpose: the next run gets what arrives now.
+            self._turn(min(left, _TICK_S))
+        complete = self._wire.unacknowledged == 0
+        self._wire.close(with_will=not complete)
+        return complete
+
+    def _turn(self, timeout_s: float, stop: StopEvent | None = None) -> list[Message]:
+        if not self._wire.is_open:
+            timeout_s = self._mend(timeout_s)
+        self._wire.turn(timeout_s, stop)
+        if self._wire.up:
+            self._greet()
+        return self._wire.take()
+
+    def _mend(self, timeout_s: float) -> float:
+        """Connects if it is time to; how long to wait for what comes next, in seconds."""
+        if self._engaged:
+            self._engaged = False
+            self._postpone(self._wire.failure)
+        now = time.monotonic()
+        if now < self._retry_at:
+            return min(timeout_s, self._retry_at - now)
+        try:
+            self._wire.open()
+        except BrokerError as error:
+            self._postpone(error)
+            return 0.0
+        self._engaged = True
+        return timeout_s
+
+    def _postpone(self, error: BrokerError) -> None:
+        now = time.monotonic()
+        if now - self._greeted_at >= self._backoff.lasting_s:
+            self._failures = 0
+        self._greeted_at = float("inf")
+        delay_s = self._backoff.delay_s(self._failures)
+        self._failures += 1
+        self._retry_at = now + delay_s
+        log.warning("%s; next attempt in %.1f s", error, delay_s)
+
+    def _greet(self) -> None:
+        """Subscribes on a new connection; says ``online`` once the broker has answered that."""
+        wire = self._wire
+        if self._greeted != wire.connection:
+            log.info("%s: connected", wire.url)
+            if wire.connection > 1 and not wire.session_present:
+                log.warning("%s: the session is lost, and what was sent meanwhile", wire.url)
+            self._greeted, self._greeted_at = wire.connection, time.monotonic()
+            wire.subscribe(self._filters)
+        if wire.granted is not None:
+            for refusal in wire.refusals(self._filters):
+                log.error("%s", refusal)
+            wire.granted = None
+            if not self._closing:
+                self.publish(self._status_topic, ONLINE, retain=True)
+
+
+class Publisher:
+    """A simple blocking client that publishes at QoS 1, in order.
+
+    Its client id is that of the configuration with a random ending, so that it never takes the
+    gateway's session over. Use as a context manager; on leaving, everything has been acknowledged.
+
+    Args:
+        broker: Where.
+        timeout_s: How long to wait for the broker's answer at most.
+
+    Raises:
+        BrokerError: On entering, if the broker cannot be used; later, if the connection is lost.
+    """
+
+    def __init__(self, broker: BrokerConfig, *, timeout_s: float = 30.0) -> None:
+        self._wire = Wire(broker, _guest_id(broker))
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Self:
+        self._wire.connect(self._timeout_s)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._wire.until(
+                    lambda: self._wire.unacknowledged == 0,
+                    "acknowledgement of what was published",
+                    self._timeout_s,
+                )
+        finally:
+            self._wire.close()
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Publishes; blocks while more than 200 publications are unacknowledged.
+
+        Raises:
+            BrokerError: If the topic is none, or the connection is lost.
+        """
+        self._wire.send(topic, payload, retain=retain)
+        self._wire.turn(0.0)
+        self._wire.until(
+            lambda: self._wire.up and self._wire.unacknowledged <= _PUBLISHER_BACKLOG,
+            "acknowledgement of what was published",
+            self._timeout_s,
+        )
+
+
+class Subscriber:
+    """A simple client that watches topics; for the demo and for tests. Use as a context manager.
+
+    Args:
+        broker: Where; the client id gets a random ending, see `Publisher`.
+        filters: Topic filters.
+        timeout_s: How long to wait for the broker's answer at most.
+
+    Raises:
+        BrokerError: On entering, if the broker or a subscription cannot be had.
+    """
+
+    def __init__(
+        self, broker: BrokerConfig, filters: Sequence[str], *, timeout_s: float = 30.0
+    ) -> None:
+        self._wire = Wire(broker, _guest_id(broker))
+        self._filters = tuple(filters)
+        self._timeout_s = timeout_s
+        self._received: deque[Message] = deque()
+
+    def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:
+            self._wire.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
+        wire = self._wire
+        wire.connect(self._timeout_s)
+        wire.subscribe(self._filters)
+        wire.until(lambda: wire.granted is not None, "answer to SUBSCRIBE", self._timeout_s)
+        for refusal in wire.refusals(self._filters):
+            raise refusal
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._wire.close()
+
+    def messages(self, timeout_s: float) -> Iterator[tuple[str, bytes, bool]]:
+        """Yields (topic, payload, retained) as they come; may be left and called again.
+
+        Args:
+            timeout_s: Ends when nothing came for so long.
+
+        Raises:
+            BrokerError: If the connection is lost.
+        """
+        while True:
+            deadline = time.monotonic() + timeout_s
+            while not self._received and self._wire.is_open:
+                left = deadline - time.monotonic()
+                self._wire.turn(max(left, 0.0))
+                self._received.extend(self._wire.take())
+                if left <= 0:
+                    break
+            if not self._received:
+                if not self._wire.is_open:
+                    raise self._wire.failure
+                return
+            message = self._received.popleft()
+            yield message.topic, message.payload, message.retain
+
+
+def _guest_id(broker: BrokerConfig) -> str:
+    return f"{broker.client_id}-{secrets.token_hex(4)}"
