@@ -30,13 +30,11 @@ from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import ConfigError, PayloadError
 from edge_runtime.faults import AFFECTED, Fault, parse_fault
 from edge_runtime.payload import NS_PER_MS, parse_ts
-from edge_runtime.pump import FEATURES, SENSORS, Machine
 from edge_runtime.simulated import (
     NS_PER_S,
     Message,
     Progress,
     Simulated,
-    built,
     machine_names,
     messages,
     simulate_machine,
@@ -44,23 +42,6 @@ from edge_runtime.simulated import (
 )
 from edge_runtime.tables import show
 from edge_runtime.topics import Template
-
-__all__ = [
-    "FEATURES",
-    "SENSORS",
-    "AFFECTED",
-    "Machine",
-    "Fault",
-    "Simulated",
-    "parse_fault",
-    "machine_names",
-    "built",
-    "simulate_machine",
-    "write_csv",
-    "messages",
-    "publish",
-    "simulate",
-]
 
 
 class Outlet(Protocol):
@@ -356,7 +337,6 @@ def _publish_live(request: _Request, faults: Sequence[Fault]) -> None:
         ca=request.ca,
         cert=request.cert,
         key=request.key,
-        keepalive_s=_keepalive_s(request),
     )
     parts = list(_parts(request, faults))
     total = request.rows * request.machines
@@ -374,12 +354,6 @@ def _publish_live(request: _Request, faults: Sequence[Fault]) -> None:
         )
     early = "" if sent == total else f" of {total:,}, then stopped as asked"
     click.echo(f"sent {sent:,} messages{early}; the broker acknowledged all sent", err=True)
-
-
-def _keepalive_s(request: _Request) -> int:
-    """Long enough for the silence between two samples: the publisher only pings when it sends."""
-    silence_s = request.period_s / request.speed if request.speed else 0.0
-    return min(65_535, max(30, math.ceil(2 * silence_s)))
 
 
 @contextmanager

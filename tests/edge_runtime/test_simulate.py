@@ -19,24 +19,12 @@ from numpy.typing import NDArray
 from conftest import Broker, Certificates, MakeBroker
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import AndonError, ConfigError
+from edge_runtime.faults import AFFECTED, Fault, parse_fault
 from edge_runtime.link import Subscriber
 from edge_runtime.payload import Decoder
-from edge_runtime.pump import Condition, operate
-from edge_runtime.simulate import (
-    AFFECTED,
-    FEATURES,
-    SENSORS,
-    Fault,
-    Machine,
-    Simulated,
-    built,
-    machine_names,
-    messages,
-    parse_fault,
-    publish,
-    simulate,
-    simulate_machine,
-)
+from edge_runtime.pump import FEATURES, SENSORS, Condition, Machine, operate
+from edge_runtime.simulate import publish, simulate
+from edge_runtime.simulated import Simulated, built, machine_names, messages, simulate_machine
 
 START_NS = 1_767_592_800_000_000_000  # 2026-01-05T06:00:00Z
 HOUR = 3600
