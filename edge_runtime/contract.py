@@ -238,12 +238,13 @@ def _problems(contract: Contract) -> Iterable[str]:
     tensors = [s.input for s in contract.states] + [contract.x, *contract.constants]
     yield from (f"input {n!r} stands twice" for n, k in Counter(tensors).items() if k > 1)
     results = [s.output for s in contract.states] + [contract.score]
+    results += [] if contract.contribution is None else [contract.contribution]
     yield from (f"output {n!r} stands twice" for n, k in Counter(results).items() if k > 1)
+    for feature in contract.features:
+        if feature.low is not None and feature.high is not None and feature.low > feature.high:
+            yield f"feature {feature.name!r}: low {feature.low} is above high {feature.high}"
     for state in contract.states:
-        if state.shape.count(STREAM) != 1 or len(state.row_shape) != len(state.shape) - 1:
-            yield f"state {state.input}: wanted one axis 'stream', else lengths, got {state.shape}"
-        if state.dtype not in STATE_DTYPES:
-            yield f"state {state.input}: dtype {state.dtype!r} is none of {', '.join(STATE_DTYPES)}"
+        yield from _state_problems(state)
     if contract.x_shape != (TIME, STREAM, FEATURE):
         yield f"x: wanted axes [time, stream, feature], got {list(contract.x_shape)}"
     if contract.look_ahead != 0:
@@ -254,6 +255,28 @@ def _problems(contract: Contract) -> Iterable[str]:
         yield f"max_gap_ms {contract.max_gap_ms} is below the sample period"
     if contract.warm_up_steps < 0:
         yield f"warm_up_steps must not be negative, got {contract.warm_up_steps}"
+
+
+def _state_problems(state: State) -> Iterable[str]:
+    axes = state.shape.count(STREAM)
+    if (
+        axes != 1
+        or len(state.row_shape) != len(state.shape) - 1
+        or min(state.row_shape, default=1) < 1
+    ):
+        shape = list(state.shape)
+        yield f"state {state.input}: wanted one axis 'stream', else lengths, got {shape}"
+    if state.dtype not in STATE_DTYPES:
+        yield f"state {state.input}: dtype {state.dtype!r} is none of {', '.join(STATE_DTYPES)}"
+    elif not _holds(state.dtype, state.initial):
+        yield f"state {state.input}: {state.dtype} does not hold the initial value {state.initial}"
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether a number survives as an element of that type; a float may round it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = np.asarray(value).astype(dtype)
+    return bool(np.isfinite(cast) if cast.dtype.kind == "f" else cast == value)
 
 
 def _graph_problems(
@@ -282,8 +305,16 @@ def _graph_problems(
                 yield f"{side} {name}: wanted {list(shape)}, the graph has {list(tensor.shape)}"
     unfed = set(inputs) - set(wanted_in) - set(contract.constants)
     yield from (f"input {name!r} is neither x, a state nor a constant" for name in sorted(unfed))
-    missing = set(contract.constants) - set(inputs)
-    yield from (f"no input for the constant {name!r}" for name in sorted(missing))
+    for name, value in contract.constants.items():
+        yield from _constant_problems(name, value, inputs.get(name))
+
+
+def _constant_problems(name: str, value: float, tensor: Tensor | None) -> Iterable[str]:
+    if tensor is None:
+        yield f"no input for the constant {name!r}"
+    elif tensor.dtype not in STATE_DTYPES or tensor.shape or not _holds(tensor.dtype, value):
+        got = f"the graph has {tensor.dtype} {list(tensor.shape)}"
+        yield f"constant {name}: wanted a single number that can be {value}, {got}"
 
 
 def _fits(wanted: tuple[int | str, ...], offered: tuple[int | str | None, ...]) -> bool:

@@ -25,6 +25,7 @@ from edge_runtime.topics import Template, TopicPattern
 log = logging.getLogger("andon")
 
 MAX_KNOWN_TOPICS = 100_000
+END_OF_TIME = 2**63  # nanoseconds; every report is due by then
 
 
 class Source(Protocol):
@@ -158,7 +159,8 @@ class Gateway:
                 self._source.acknowledge(messages)
             for publication in self._store.outbox():
                 self._source.publish(publication.topic, publication.payload)
-            self._report()
+            self._report(time.monotonic_ns())
+        self._report(END_OF_TIME)
 
     def _process(self, messages: Sequence[Message], now_ns: int) -> _Group:
         group = _Group()
@@ -232,8 +234,8 @@ class Gateway:
             )
             group.publications.append(Publication(topics[route, flag.stream], encode_flag(flag)))
 
-    def _report(self) -> None:
-        for report in self.refusals.due(time.monotonic_ns()):
+    def _report(self, now_ns: int) -> None:
+        for report in self.refusals.due(now_ns):
             self._source.publish(self._rejected_topic, report)
 
 

@@ -12,6 +12,7 @@ allowed, or ISO 8601):
 A payload is taken whole or not at all.
 """
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -26,9 +27,11 @@ from edge_runtime.errors import PayloadError
 
 NS_PER_MS = 1_000_000
 MAX_TS_NS = 2**63 - 1
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_OVERFLOW = 2.0**128 - 2.0**103  # the least number that rounds to infinity
 
-_FRACTION = re.compile(r"^(.*?)[.,](\d{1,9})\d*(.*)$")
+# Only seconds may have a fraction: Python takes that of an hour for one of a second.
+_ISO = re.compile(r"(?:([^.,]*[^\d+-]\d\d:?\d\d:?\d\d)[.,](\d{1,9})\d*)?([^.,]*)", re.ASCII)
+_LARGE = 10**30  # Python refuses to print a number of more than 4,300 digits
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -85,9 +88,7 @@ class Decoder:
             self._read(item, ts, rows)
         if not rows:
             raise PayloadError("not_a_sample", "wanted at least one sample, got an empty array")
-        with np.errstate(over="ignore"):
-            values = np.asarray(rows, np.float32)
-        return Samples(np.asarray(ts, np.int64), values)
+        return Samples(np.asarray(ts, np.int64), np.asarray(rows, np.float32))
 
     def _read(self, message: Any, ts: list[int], rows: list[list[float]]) -> None:  # noqa: ANN401 - JSON
         if type(message) is not dict:
@@ -162,6 +163,14 @@ def float32_text(value: np.float32) -> str:
     return str(value)
 
 
+def name_json(name: str) -> bytes:
+    """A name as a JSON string; one from a file name may hold bytes that are not UTF-8."""
+    try:
+        return msgspec.json.encode(name)
+    except UnicodeEncodeError:
+        return json.dumps(name).encode()
+
+
 class ScoreLine(NamedTuple):
     """What is said of one sample: a line of ``--scores``, a message of ``emit = "scores"``."""
 
@@ -174,7 +183,7 @@ class ScoreLine(NamedTuple):
 
 def encode_score(line: ScoreLine) -> bytes:
     """Writes a score as one JSON object."""
-    stream = msgspec.json.encode(line.stream).decode()
+    stream = name_json(line.stream).decode()
     return (
         f'{{"stream": {stream}, "ts": {ts_text(line.ts)}, "score": {float32_text(line.score)}, '
         f'"status": "{line.status}", "alarm": {"true" if line.alarm else "false"}}}'
@@ -217,7 +226,7 @@ def encode_flag(flag: Flag) -> bytes:
     return msgspec.json.encode(
         {
             "id": flag.id,
-            "stream": flag.stream,
+            "stream": msgspec.Raw(name_json(flag.stream)),
             "ts": msgspec.Raw(ts_text(flag.ts).encode()),
             "event": flag.event,
             "score": msgspec.Raw(float32_text(flag.score).encode()),
@@ -231,7 +240,7 @@ def encode_flag(flag: Flag) -> bytes:
 def _number(value: Any, name: str) -> float:  # noqa: ANN401 - JSON
     if type(value) is not float and type(value) is not int:
         raise PayloadError("not_a_number", f"{name}: wanted a number, got {_shown(value)}")
-    if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
+    if not -FLOAT32_OVERFLOW < value < FLOAT32_OVERFLOW:
         raise PayloadError("not_finite", f"{name}: wanted a float32, got {_shown(value)}")
     return float(value)
 
@@ -246,16 +255,17 @@ def _period_ns(value: Any) -> float:  # noqa: ANN401 - JSON
 
 def _checked_ts(ns: int) -> int:
     if not 0 <= ns <= MAX_TS_NS:
-        raise PayloadError("bad_ts", f"ts: wanted a time from 1970 to 2262, got {_shown(ns)} ns")
+        got = f"{ns} ns" if abs(ns) < _LARGE else f"a number of {ns.bit_length()} bits"
+        raise PayloadError("bad_ts", f"ts: wanted a time from 1970 to 2262, got {got}")
     return ns
 
 
 def _parse_iso(text: str) -> int:
     """``datetime`` stops at microseconds, so the fraction is read apart."""
-    fraction = _FRACTION.match(text)
-    digits = fraction[2] if fraction else ""
+    parts = _ISO.fullmatch(text)
+    before, digits, after = parts.groups("") if parts else ("", "", "")
     try:
-        moment = datetime.fromisoformat(fraction[1] + fraction[3] if fraction else text)
+        moment = datetime.fromisoformat(before + after)
     except ValueError as error:
         raise PayloadError(
             "bad_ts", f"ts: wanted milliseconds or ISO 8601, got {_shown(text)}"
@@ -264,7 +274,7 @@ def _parse_iso(text: str) -> int:
         moment = moment.replace(tzinfo=UTC)
     since = moment - _EPOCH
     seconds = since.days * 86400 + since.seconds
-    return seconds * 1_000_000_000 + since.microseconds * 1000 + int(digits.ljust(9, "0") or 0)
+    return seconds * 1_000_000_000 + since.microseconds * 1000 + int(digits.ljust(9, "0"))
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - JSON

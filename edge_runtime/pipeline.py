@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edge_runtime.alarm import Event, advance
 from edge_runtime.config import AlarmConfig, PipelineConfig
 from edge_runtime.contract import Contract
-from edge_runtime.payload import NS_PER_MS, Flag, ScoreLine, Share, ts_text
+from edge_runtime.payload import MAX_TS_NS, NS_PER_MS, Flag, ScoreLine, Share, ts_text
 from edge_runtime.session import Float32, Outputs, Session
 from edge_runtime.streams import NEVER, Streams
 
@@ -55,8 +55,8 @@ class Settings:
         return cls(
             alarm=config.alarm,
             max_streams=config.max_streams,
-            max_gap_ns=None if gap is None else round(gap * NS_PER_MS),
-            max_ahead_ns=round(config.max_ahead_ms * NS_PER_MS),
+            max_gap_ns=None if gap is None else _ns(gap),
+            max_ahead_ns=_ns(config.max_ahead_ms),
         )
 
 
@@ -119,7 +119,13 @@ class Rejected(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """A stream starts again from the initial state with the sample at ``ts`` (nanoseconds)."""
+    """A stream starts again from the initial state.
+
+    Attributes:
+        stream: Its name.
+        ts: Nanoseconds of the sample that caused it: the first after a gap, or the one refused.
+        cause: ``gap`` or ``not_finite_score``.
+    """
 
     stream: str
     ts: int
@@ -167,9 +173,7 @@ class Pipeline:
         self.settings = settings
         self.streams = Streams(contract, settings.max_streams)
         self._max_gap_ns = (
-            round(contract.max_gap_ms * NS_PER_MS)
-            if settings.max_gap_ns is None
-            else settings.max_gap_ns
+            _ns(contract.max_gap_ms) if settings.max_gap_ns is None else settings.max_gap_ns
         )
         self._low, self._high = _ranges(contract)
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
@@ -203,17 +207,17 @@ class Pipeline:
         if len(block.ts) == 0:
             return
         slot = self.streams.find(block.stream)
+        if slot is None and self.streams.full:
+            detail = f"wanted at most {self.settings.max_streams} streams"
+            result.rejected.append(
+                Rejected(block.stream, "too_many_streams", len(block.ts), detail)
+            )
+            return
         last = NEVER if slot is None else int(self.streams.last_ts[slot])
         keep = self._timely(block, last, now_ns, result)
         if not keep.any():
             return  # a stream that has sent nothing usable takes no room
         slot = self.streams.admit(block.stream)
-        if slot is None:
-            detail = f"wanted at most {self.settings.max_streams} streams"
-            result.rejected.append(
-                Rejected(block.stream, "too_many_streams", int(keep.sum()), detail)
-            )
-            return
         ts, values = (
             (block.ts, block.values) if keep.all() else (block.ts[keep], block.values[keep])
         )
@@ -278,14 +282,11 @@ class Pipeline:
             for row, (slot, run) in enumerate(zip(slots, runs, strict=True)):
                 scored = self._finite_steps(outputs.score[:, row])
                 self._collect(slot, run, outputs, (row, scored), pieces)
-                rest = _after(run, steps)
-                if scored < steps:  # the state is spoilt from there on
+                if scored < steps:
                     self._refuse_score(slot, run, scored, result)
-                    rest = _after(run, scored + 1, "not_finite_score")
-                    if not len(rest.ts):
-                        self.streams.reset(slot)
-                if len(rest.ts):
-                    active[slot].append(rest)
+                    active[slot].extend(_cautiously(_after(run, scored + 1)))
+                elif steps < len(run.ts):
+                    active[slot].append(_after(run, steps))
                 if not active[slot]:
                     del active[slot]
         return pieces
@@ -332,8 +333,12 @@ class Pipeline:
         return status
 
     def _refuse_score(self, slot: int, run: _Run, index: int, result: Result) -> None:
-        detail = f"the model's score at ts {ts_text(int(run.ts[index]))} is not a finite number"
-        result.rejected.append(Rejected(self._name(slot), "not_finite_score", 1, detail))
+        """Refuses a sample after the model has seen it: the state is spoilt from there on."""
+        cause, ts = "not_finite_score", int(run.ts[index])
+        detail = f"the model's score at ts {ts_text(ts)} is not a finite number"
+        result.rejected.append(Rejected(self._name(slot), cause, 1, detail))
+        result.resets.append(Reset(self._name(slot), ts, cause))
+        self.streams.reset(slot)
 
     def _decide(self, slot: int, pieces: list[_Piece], result: Result) -> None:
         ts, score, status = (
@@ -390,8 +395,22 @@ def flag_id(digest: str, stream: str, ts_ns: int, event: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _after(run: _Run, steps: int, reset: str = "") -> _Run:
-    return _Run(run.ts[steps:], run.values[steps:], reset)
+def _after(run: _Run, steps: int) -> _Run:
+    return _Run(run.ts[steps:], run.values[steps:], "")
+
+
+def _cautiously(run: _Run) -> list[_Run]:
+    """A run in parts of 1, 2, 4, ... samples, the last part first.
+
+    Where one score was not finite the next ones may not be either. Each of them spoils what the
+    same call did for the samples behind it, so a call must not take many before it has gone well.
+    """
+    parts = []
+    length = 1
+    while len(run.ts):
+        parts.append(_Run(run.ts[:length], run.values[:length], ""))
+        run, length = _after(run, length), 2 * length
+    return parts[::-1]
 
 
 def _share_at(pieces: list[_Piece], index: int) -> Float32 | None:
@@ -402,7 +421,14 @@ def _share_at(pieces: list[_Piece], index: int) -> Float32 | None:
     raise IndexError(index)
 
 
-def _ranges(contract: Contract) -> tuple[NDArray[Any], NDArray[Any]]:
+def _ranges(contract: Contract) -> tuple[Float32, Float32]:
+    """Rounded as the samples are, so that a sample exactly at a limit is still inside."""
     low = [-np.inf if f.low is None else f.low for f in contract.features]
     high = [np.inf if f.high is None else f.high for f in contract.features]
-    return np.asarray(low), np.asarray(high)
+    with np.errstate(over="ignore"):
+        return np.asarray(low, np.float32), np.asarray(high, np.float32)
+
+
+def _ns(ms: float) -> int:
+    """Milliseconds of a setting in nanoseconds; one beyond all time stays within an int64."""
+    return round(min(ms * NS_PER_MS, MAX_TS_NS // 2))

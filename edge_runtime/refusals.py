@@ -7,16 +7,17 @@ interval.
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import msgspec
 
-from edge_runtime.payload import NS_PER_MS
+from edge_runtime.payload import NS_PER_MS, name_json
 
 log = logging.getLogger("andon")
 
 REPORT_EVERY_NS = 10_000 * NS_PER_MS
-MAX_ENTRIES = 10_000
+MAX_ENTRIES = 1_000
 OTHERS = "(others)"
 
 
@@ -26,7 +27,7 @@ class _Entry:
     detail: str
     total: int = 0
     reported: int = 0
-    reported_ns: int = field(default=-REPORT_EVERY_NS)
+    due_ns: int = 0
 
 
 class Refusals:
@@ -38,7 +39,7 @@ class Refusals:
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str], _Entry] = {}
-        self._pending: set[tuple[str, str]] = set()
+        self._waiting: list[tuple[int, tuple[str, str]]] = []  # a heap, soonest due first
 
     def add(
         self, stream: str, cause: str, detail: str, *, topic: str = "", samples: int = 1
@@ -60,29 +61,28 @@ class Refusals:
             entry = self._entries.setdefault(key, _Entry(topic, detail))
             if not entry.total:
                 log.warning("rejected %s from %s: %s", cause, ascii(key[0]), detail)
+        if entry.total == entry.reported:
+            heappush(self._waiting, (entry.due_ns, key))
         entry.total += samples
-        self._pending.add(key)
 
     def due(self, now_ns: int) -> list[bytes]:
         """The reports that should leave now.
 
         Args:
-            now_ns: A monotonic clock, in nanoseconds.
+            now_ns: A monotonic clock, in nanoseconds; never negative.
 
         Returns:
             JSON objects with stream, topic, cause, count since the last report, total, and the
             detail of the first of its kind.
         """
         reports = []
-        for key in sorted(self._pending):
-            entry = self._entries[key]
-            if now_ns - entry.reported_ns < REPORT_EVERY_NS and entry.reported:
-                continue
-            stream, cause = key
+        while self._waiting and self._waiting[0][0] <= now_ns:
+            _, (stream, cause) = heappop(self._waiting)
+            entry = self._entries[stream, cause]
             reports.append(
                 msgspec.json.encode(
                     {
-                        "stream": stream,
+                        "stream": msgspec.Raw(name_json(stream)),
                         "topic": entry.topic,
                         "cause": cause,
                         "count": entry.total - entry.reported,
@@ -91,8 +91,7 @@ class Refusals:
                     }
                 )
             )
-            entry.reported, entry.reported_ns = entry.total, now_ns
-            self._pending.discard(key)
+            entry.reported, entry.due_ns = entry.total, now_ns + REPORT_EVERY_NS
         return reports
 
     def totals(self) -> Counter[str]:

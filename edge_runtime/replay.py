@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.contract import Contract
 from edge_runtime.errors import RecordedFileError
-from edge_runtime.payload import FLOAT32_MAX
+from edge_runtime.payload import FLOAT32_OVERFLOW
 from edge_runtime.pipeline import MAX_CALL_ROWS, Block, Pipeline, Rejected, Result
 from edge_runtime.recorded import RecordedStream
 
@@ -115,10 +115,11 @@ def replay(
 def _complete(stream: Readings, window: slice, contract: Contract) -> tuple[Block, list[Rejected]]:
     ts, values = stream.ts[window], stream.values[window]
     missing = np.isnan(values)
-    beyond = np.abs(values) > FLOAT32_MAX
+    beyond = np.abs(values) >= FLOAT32_OVERFLOW
+    beyond[missing.any(axis=1)] = False  # a row is refused once
     usable = ~(missing | beyond).any(axis=1)
     rejected = []
-    for cause, cells in (("missing_feature", missing), ("not_finite", beyond & ~missing)):
+    for cause, cells in (("missing_feature", missing), ("not_finite", beyond)):
         if cells.any():
             row, column = np.argwhere(cells)[0]
             name = contract.feature_names[column]
@@ -126,5 +127,4 @@ def _complete(stream: Readings, window: slice, contract: Contract) -> tuple[Bloc
             detail = f"wanted a float32 for {name!r}, {got}"
             samples = int(cells.any(axis=1).sum())
             rejected.append(Rejected(stream.stream, cause, samples, detail))
-    with np.errstate(over="ignore"):
-        return Block(stream.stream, ts[usable], values[usable].astype(np.float32)), rejected
+    return Block(stream.stream, ts[usable], values[usable].astype(np.float32)), rejected

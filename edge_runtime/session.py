@@ -1,6 +1,7 @@
 """A model file as a function: ``run(x, state) -> (outputs, state)``. It holds no state."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,27 @@ ORT_DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
+
+_HERE = f"onnxruntime {ort.__version__} on this processor"
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+_NOWHERE = "/dev/null"  # no file can lie in it
+
+# What onnxruntime says about a file it does not open, the part of it that helps, and what it means.
+_REASONS = (
+    (r"[Ee]xternal data.*? initializer: [^.\s]+|external tensors.*|" + rf"{_NOWHERE}/[^\]\s]+",
+     "keeps its weights in another file (external data); one file must hold all"),
+    (r"No Op registered for \S+ with domain_version of -?\d+|Failed to find kernel for [^ ]+",
+     "uses an operator that this onnxruntime does not have"),
+    (r"\S+ is not a registered function/op|No opset import for domain '[^']*'",
+     "uses a custom operator"),
+    (r"Unsupported model IR version: \d+, max supported IR version: \d+",
+     "is written for a newer onnxruntime"),
+    (r"Current official support for domain \S+ is till opset \d+",
+     "is written for a newer onnxruntime"),
+    (r"(?i:protobuf parsing failed)", "is truncated or not an ONNX file"),
+    (r"No graph was found.*|ModelProto does not have a graph", "is empty or not an ONNX file"),
+    (r"Invalid ORT format.*", "is damaged or not an ONNX file"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +162,18 @@ def session_from_bytes(content: bytes) -> Session:
         ModelError: With the reason why the model is refused.
     """
     inference = _open(content)
-    document = inference.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+    try:
+        document = inference.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+        inputs, outputs = _tensors(inference.get_inputs()), _tensors(inference.get_outputs())
+    except UnicodeDecodeError as error:
+        raise ModelError(f"is damaged: a name or its contract is not UTF-8: {error}") from error
     if document is None:
         raise ModelError(
             f"has no contract (metadata {CONTRACT_KEY!r}); export it with `andon export`, or give "
             "a foreign model one with `andon adopt`"
         )
     contract = decode_contract(document)
-    contract.check_graph(_tensors(inference.get_inputs()), _tensors(inference.get_outputs()))
+    contract.check_graph(inputs, outputs)
     session = Session(inference, contract, hashlib.sha256(content).hexdigest())
     check_golden(session)
     check_exact(session)
@@ -161,7 +187,7 @@ def check_golden(session: Session) -> None:
         ModelError: If this processor does not give the expected scores within the tolerance.
     """
     golden = session.contract.golden
-    x, expected = np.asarray(golden.x, np.float32), np.asarray(golden.score, np.float32)
+    x, expected = _golden_array("x", golden.x), _golden_array("score", golden.score)
     try:
         outputs, _ = session.run(x, session.contract.initial_state(x.shape[1] if x.ndim > 1 else 1))
     except StateError as error:
@@ -170,7 +196,7 @@ def check_golden(session: Session) -> None:
         raise ModelError(f"the golden input does not run: {_first_line(error)}") from error
     pairs = [("score", outputs.score, expected)]
     if golden.contribution is not None and outputs.contribution is not None:
-        shares = np.asarray(golden.contribution, np.float32)
+        shares = _golden_array("contribution", golden.contribution)
         pairs.append(("contribution", outputs.contribution, shares))
     for name, got, wanted in pairs:
         if got.shape != wanted.shape:
@@ -181,7 +207,7 @@ def check_golden(session: Session) -> None:
         differences = np.abs(got.astype(np.float64) - wanted)
         if not np.all(differences <= allowed):
             raise ModelError(
-                f"this processor does not reproduce the golden {name}: it differs by "
+                f"{_HERE} does not reproduce the golden {name}: it differs by "
                 f"{differences.max():.3g}, allowed is {allowed:.3g}"
             )
 
@@ -192,27 +218,48 @@ def check_exact(session: Session) -> None:
     The golden input is run at once, then sample by sample and stream by stream.
 
     Raises:
-        ModelError: If a score or a state differs in any bit.
+        ModelError: If a score, a contribution or a state differs in any bit.
     """
-    x = np.asarray(session.contract.golden.x, np.float32)
+    x = _golden_array("x", session.contract.golden.x)
     whole, after = session.run(x, session.contract.initial_state(x.shape[1]))
     for stream in range(x.shape[1]):
         state = session.contract.initial_state(1)
         for t in range(x.shape[0]):
             outputs, state = session.run(x[t : t + 1, stream : stream + 1], state)
-            if outputs.score[0, 0] != whole.score[t, stream]:
+            alone, together = outputs.score[0, 0], whole.score[t, stream]
+            if alone != together:
                 raise ModelError(
-                    f"on this processor a sample scored alone differs from the same sample in a "
-                    f"batch: {outputs.score[0, 0]!r} against {whole.score[t, stream]!r} at step {t}"
+                    f"{_HERE} scores a sample alone otherwise than the same sample in a batch: "
+                    f"{alone!s} against {together!s} at step {t}"
                 )
+            if outputs.contribution is not None and whole.contribution is not None:
+                shares = outputs.contribution[0, 0], whole.contribution[t, stream]
+                if not np.array_equal(*shares):
+                    raise ModelError(
+                        f"{_HERE} explains a sample alone otherwise than the same sample in a "
+                        f"batch: {shares[0]} against {shares[1]} at step {t}"
+                    )
         for pair in session.contract.states:
-            alone = np.take(state[pair.input], 0, pair.stream_axis)
-            together = np.take(after[pair.input], stream, pair.stream_axis)
-            if not np.array_equal(alone, together):
+            states = (
+                np.take(state[pair.input], 0, pair.stream_axis),
+                np.take(after[pair.input], stream, pair.stream_axis),
+            )
+            if not np.array_equal(*states):
                 raise ModelError(
-                    f"on this processor state {pair.input} of a stream run alone differs from the "
-                    "same stream in a batch"
+                    f"{_HERE} leaves a stream that runs alone with another state {pair.input} than "
+                    "the same stream in a batch"
                 )
+
+
+def _golden_array(name: str, values: object) -> Float32:
+    try:
+        with np.errstate(over="ignore"):
+            array = np.asarray(values, np.float32)
+    except ValueError as error:
+        raise ModelError(f"golden {name} has rows of unequal length") from error
+    if not np.isfinite(array).all():
+        raise ModelError(f"golden {name} holds a number that is no finite float32")
+    return array
 
 
 def _open(content: bytes) -> ort.InferenceSession:
@@ -222,6 +269,8 @@ def _open(content: bytes) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
+    # Else weights in another file are taken from wherever the gateway happens to be started.
+    options.add_session_config_entry(_EXTERNAL_FOLDER, _NOWHERE)
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base class
@@ -229,24 +278,18 @@ def _open(content: bytes) -> ort.InferenceSession:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)
-    for sign, reason in (
-        ("external", "keeps its weights in another file (external data); one file must hold all"),
-        ("Failed to find kernel", "uses an operator that this onnxruntime does not have"),
-        ("not a registered function/op", "uses a custom operator"),
-        ("No opset import for domain", "uses a custom operator"),
-        ("Unsupported model IR version", "is written for a newer onnxruntime"),
-        ("opset", "is written for another onnxruntime"),
-        ("Protobuf parsing failed", "is truncated or not an ONNX file"),
-        ("ModelProto does not have a graph", "is empty or not an ONNX file"),
-    ):
-        if sign in text:
-            return f"{reason} ({_first_line(error)})"
-    return f"onnxruntime refuses it: {_first_line(error)}"
+    line = _first_line(error)
+    for pattern, reason in _REASONS:
+        found = re.search(pattern, line)
+        if found:
+            return f"{reason} ({found[0]})"
+    return f"onnxruntime refuses it: {line}"
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The message without onnxruntime's own marks, ``[ONNXRuntimeError] : 1 : FAIL : ``."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
 
 
 def _tensors(nodes: list[Any]) -> dict[str, Tensor]:

@@ -50,13 +50,18 @@ class Streams:
         """Slot of a stream that is already known."""
         return self._slots.get(name)
 
-    def admit(self, name: str) -> int | None:
-        """Slot of a stream, a fresh one if it is new; None if there is no room for it."""
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another stream."""
+        return len(self._slots) >= self._max_streams
+
+    def admit(self, name: str) -> int:
+        """Slot of a stream, a fresh one if it is new; then the streams must not be `full`."""
         slot = self._slots.get(name)
         if slot is not None:
             return slot
-        if len(self._slots) >= self._max_streams:
-            return None
+        if self.full:
+            raise AssertionError(f"no room for {name}")
         if self._free:
             slot = self._free.pop()
             self.names[slot] = name

@@ -104,7 +104,8 @@ class Summary:
         summary = self._of(scored.stream)
         ok = scored.status == OK
         summary.samples += len(scored.ts)
-        summary.above += int((ok & (scored.score > self._enter)).sum())
+        exact = scored.score.astype(np.float64)  # compared as `edge_runtime.alarm` does
+        summary.above += int((ok & (exact > self._enter)).sum())
         summary.lit += int(scored.alarm.sum())
         for status, count in zip(*np.unique(scored.status, return_counts=True), strict=True):
             summary.status[STATUS[status]] += int(count)

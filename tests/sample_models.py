@@ -1,8 +1,9 @@
 """Small real models for tests: exported by the real exporter, calibrated by hand, not trained."""
 
+import atexit
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ PERIOD_MS = 1000.0
 MAX_GAP_MS = 5000.0
 WARM_UP_STEPS = 4
 
-_folder = Path(mkdtemp(prefix="andon-models-"))
+_temporary = TemporaryDirectory(prefix="andon-models-")
+atexit.register(_temporary.cleanup)
+_folder = Path(_temporary.name)
 
 
 def sample_detector(
@@ -49,11 +52,15 @@ def sample_meta(**changes: Any) -> dict[str, Any]:
     }
 
 
-@cache
 def sample_model(
     cell: str = "lstm", layers: int = 1, features: tuple[str, ...] = FEATURES, seed: int = 0
 ) -> Path:
     """The exported file of `sample_detector`; made once a test run. Do not change it in place."""
+    return _exported(cell, layers, features, seed)
+
+
+@cache
+def _exported(cell: str, layers: int, features: tuple[str, ...], seed: int) -> Path:
     path = _folder / f"{cell}-{layers}-{len(features)}-{seed}.onnx"
     checkpoint = Checkpoint(sample_detector(cell, layers, features, seed), sample_meta())
     export_checkpoint(checkpoint, path, lambda _: None)

@@ -1,0 +1,506 @@
+"""The promise: the same samples give the same bits however they are grouped; and its rules."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import handmade_models
+from edge_runtime.alarm import AlarmState
+from edge_runtime.config import AlarmConfig, PipelineConfig
+from edge_runtime.contract import decode_contract, encode_contract
+from edge_runtime.payload import NS_PER_MS, Flag, encode_flag
+from edge_runtime.pipeline import STATUS, Block, Pipeline, Reset, Result, Settings, flag_id
+from edge_runtime.session import Session, load_model, session_from_bytes
+from sample_models import MAX_GAP_MS, WARM_UP_STEPS, sample_model
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+GAP = round(MAX_GAP_MS * NS_PER_MS)
+
+EXPORTED: dict[str, tuple[Any, ...]] = {
+    "elman": ("elman",),
+    "lstm": (),
+    "gru": ("gru",),
+    "lstm-2": ("lstm", 2),
+}
+MODELS = [*EXPORTED, "ratio", "foreign"]
+
+
+@cache
+def model(name: str) -> Session:
+    if name == "ratio":
+        return session_from_bytes(handmade_models.ratio_model())
+    if name == "foreign":
+        return session_from_bytes(handmade_models.foreign_model())
+    return load_model(sample_model(*EXPORTED[name]))
+
+
+def a_pipeline(name: str = "lstm", alarm: AlarmConfig | None = None, **changes: Any) -> Pipeline:
+    alarm = alarm or AlarmConfig(enter=1.0, leave=0.9, hold_steps=2)
+    return Pipeline(model(name), Settings(alarm=alarm, **changes))
+
+
+class Samples(NamedTuple):
+    """What one stream sends, in order of arrival."""
+
+    ts: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+# --- what is seen of a run, in a form that does not depend on how it was grouped
+
+
+class Seen(NamedTuple):
+    """Everything that was decided about one stream, bit by bit."""
+
+    scored: list[tuple[int, bytes, str, bool]]
+    flags: list[bytes]
+    rejected: Counter[str]
+    resets: list[Reset]
+    state: dict[str, bytes]
+    last_ts: int
+    steps: int
+    alarm: AlarmState
+
+
+def state_of(pipeline: Pipeline, stream: str) -> dict[str, bytes]:
+    slot = pipeline.streams.find(stream)
+    assert slot is not None
+    return {name: value.tobytes() for name, value in pipeline.streams.take([slot]).items()}
+
+
+def seen(pipeline: Pipeline, results: Sequence[Result], stream: str) -> Seen:
+    slot = pipeline.streams.find(stream)
+    assert slot is not None
+    scored: list[tuple[int, bytes, str, bool]] = []
+    rejected: Counter[str] = Counter()
+    for result in results:
+        for part in result.scored:
+            if part.stream == stream:
+                lines = part.lines()
+                scored += [(n.ts, n.score.tobytes(), n.status, n.alarm) for n in lines]
+        for refused in result.rejected:
+            if refused.stream == stream:
+                rejected[refused.cause] += refused.samples
+    return Seen(
+        scored,
+        [encode_flag(f) for r in results for f in r.flags if f.stream == stream],
+        rejected,
+        [reset for r in results for reset in r.resets if reset.stream == stream],
+        state_of(pipeline, stream),
+        int(pipeline.streams.last_ts[slot]),
+        int(pipeline.streams.steps[slot]),
+        pipeline.streams.alarms[slot],
+    )
+
+
+def one_by_one(pipeline: Pipeline, stream: str, samples: Samples) -> Seen:
+    results = [
+        pipeline.process([Block(stream, samples.ts[i : i + 1], samples.values[i : i + 1])], None)
+        for i in range(len(samples.ts))
+    ]
+    return seen(pipeline, results, stream)
+
+
+def grouped(stories: dict[str, Samples], rng: random.Random) -> list[list[Block]]:
+    """All samples in blocks of any length, the streams in any order, in calls of any size."""
+    left = dict.fromkeys(stories, 0)
+    blocks = []
+    while left:
+        stream = rng.choice(list(left))
+        start, samples = left[stream], stories[stream]
+        stop = min(len(samples.ts), start + rng.choice([1, 1, 2, 5, 30]))
+        blocks.append(Block(stream, samples.ts[start:stop], samples.values[start:stop]))
+        left[stream] = stop
+        if stop == len(samples.ts):
+            del left[stream]
+    calls: list[list[Block]] = []
+    while blocks:
+        size = rng.choice([1, 2, 3, 8, 100])
+        calls.append(blocks[:size])
+        del blocks[:size]
+    return calls
+
+
+def a_story(name: str, rng: np.random.Generator) -> Samples:
+    """Samples with all that happens: silences, late and equal times, scores that are none."""
+    count = int(rng.integers(1, 40))
+    steps = rng.choice(
+        [SECOND, GAP, GAP + 1, 0, -2 * SECOND], size=count, p=[0.86, 0.04, 0.04, 0.03, 0.03]
+    )
+    features = len(model(name).contract.features)
+    values = rng.normal(2, 3, (count, features)).astype(np.float32)
+    if name == "ratio":
+        values[rng.random((count, features)) < 0.06] = 0.0
+    return Samples(START + np.cumsum(steps), values)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), streams=st.integers(1, 20), rng=st.randoms(use_true_random=False)
+)
+def test_the_promise(name: str, seed: int, streams: int, rng: random.Random) -> None:
+    numbers = np.random.default_rng(seed)
+    stories = {f"line/pump-{n}": a_story(name, numbers) for n in range(streams)}
+    alone = {stream: one_by_one(a_pipeline(name), stream, s) for stream, s in stories.items()}
+    pipeline = a_pipeline(name)
+    results = [pipeline.process(blocks, None) for blocks in grouped(stories, rng)]
+    for stream, wanted in alone.items():
+        assert seen(pipeline, results, stream) == wanted
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_promise_says_something(name: str) -> None:
+    """The stories above do hold gaps, late samples, alarms, ..."""
+    found: Counter[str] = Counter()
+    for seed in range(30):
+        result = one_by_one(a_pipeline(name), "a", a_story(name, np.random.default_rng(seed)))
+        found.update(result.rejected)
+        found.update(f"reset {reset.cause}" for reset in result.resets)
+        found.update(json.loads(flag)["event"] for flag in result.flags)
+        found.update(status for _, _, status, _ in result.scored)
+    expected = {"late", "reset gap", "raised", "ok", "warming_up"}
+    expected |= {"not_finite_score", "reset not_finite_score"} if name == "ratio" else set()
+    assert expected <= set(found)
+
+
+def test_a_long_block_is_split_into_calls_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    stories = {n: a_story("gru", np.random.default_rng(seed)) for seed, n in enumerate("abc")}
+    blocks = [Block(stream, samples.ts, samples.values) for stream, samples in stories.items()]
+    whole, split = a_pipeline("gru"), a_pipeline("gru")
+    first = [whole.process(blocks, None)]
+    monkeypatch.setattr("edge_runtime.pipeline.MAX_CALL_ROWS", 7)
+    second = [split.process(blocks, None)]
+    for stream in stories:
+        assert seen(whole, first, stream) == seen(split, second, stream)
+
+
+# --- a few words to say what a stream sends
+
+
+def block(stream: str, seconds: Iterable[float], values: object = None, seed: int = 0) -> Block:
+    ts = np.array([START + round(s * SECOND) for s in seconds], np.int64)
+    if values is None:
+        values = np.random.default_rng(seed).normal(2, 3, (len(ts), 3))
+    return Block(stream, ts, np.asarray(values, np.float32).reshape(len(ts), -1 if len(ts) else 3))
+
+
+def send(pipeline: Pipeline, *blocks: Block, now: float | None = None) -> Result:
+    return pipeline.process(blocks, None if now is None else START + round(now * SECOND))
+
+
+def causes(result: Result) -> list[tuple[str, str, int]]:
+    return [(refused.stream, refused.cause, refused.samples) for refused in result.rejected]
+
+
+def statuses(result: Result, at: int = 0) -> list[str]:
+    return [STATUS[status] for status in result.scored[at].status]
+
+
+# --- memory
+
+
+def test_two_identical_messages_get_different_scores() -> None:
+    pipeline = a_pipeline()
+    row = [[2.0, 2.5, 3.0]]
+    first = send(pipeline, block("p", [0], row)).scored[0].score
+    second = send(pipeline, block("p", [1], row)).scored[0].score
+    assert first[0] != second[0]
+
+
+def test_a_stream_that_was_reset_answers_as_at_first() -> None:
+    pipeline = a_pipeline()
+    same = block("p", range(10))
+    first = send(pipeline, same).scored[0].score
+    later = block("p", range(100, 110))
+    again = send(pipeline, later)
+    assert [reset.cause for reset in again.resets] == ["gap"]
+    assert np.array_equal(again.scored[0].score, first)
+
+
+# --- gaps, warm-up, status
+
+
+def test_a_silence_longer_than_allowed_resets() -> None:
+    pipeline = a_pipeline()
+    limit = MAX_GAP_MS / 1000
+    assert send(pipeline, block("p", [0, 1])).resets == []
+    assert send(pipeline, block("p", [1 + limit])).resets == []
+    (reset,) = send(pipeline, block("p", [1 + 2 * limit + 1e-9])).resets
+    assert reset == Reset("p", START + round((1 + 2 * limit + 1e-9) * SECOND), "gap")
+    inside = send(pipeline, block("p", [100, 101, 200, 201, 300]))
+    assert [round((r.ts - START) / SECOND) for r in inside.resets] == [100, 200, 300]
+
+
+def test_the_gateway_may_allow_another_silence() -> None:
+    config = PipelineConfig(
+        model=Path("m.onnx"), topic="t/{m}", stream="{m}", publish="a/{m}", max_gap_ms=1500.0
+    )
+    pipeline = Pipeline(model("lstm"), Settings.of(config))
+    assert len(send(pipeline, block("p", [0, 1.5, 3, 4.6])).resets) == 1
+
+
+def test_settings_beyond_all_time_do_no_harm() -> None:
+    config = PipelineConfig(
+        model=Path("m.onnx"),
+        topic="t/{m}",
+        stream="{m}",
+        publish="a/{m}",
+        max_gap_ms=1e308,
+        max_ahead_ms=1e308,
+    )
+    pipeline = Pipeline(model("lstm"), Settings.of(config))
+    result = send(pipeline, block("p", [0, 1e9]), now=0)
+    assert (len(result.resets), len(result.rejected)) == (0, 0)
+
+
+def test_a_stream_warms_up_after_its_start_and_after_each_reset() -> None:
+    pipeline = a_pipeline()
+    result = send(pipeline, block("p", [*range(6), *range(20, 26)]))
+    phase = ["warming_up"] * WARM_UP_STEPS + ["ok"] * (6 - WARM_UP_STEPS)
+    assert statuses(result) == phase * 2
+
+
+def test_only_ok_raises_an_alarm() -> None:
+    alarm = AlarmConfig(enter=1e-6, leave=1e-7, hold_steps=1)
+    result = send(a_pipeline(alarm=alarm), block("p", range(8)))
+    assert result.scored[0].alarm.tolist() == [False] * WARM_UP_STEPS + [True] * 4
+    (flag,) = result.flags
+    assert (flag.event, flag.status, flag.ts) == ("raised", "ok", START + WARM_UP_STEPS * SECOND)
+
+
+def test_a_lit_lamp_survives_a_reset() -> None:
+    pipeline = a_pipeline(alarm=AlarmConfig(enter=1e-6, leave=1e-7, hold_steps=1))
+    assert send(pipeline, block("p", range(8))).flags[0].event == "raised"
+    after = send(pipeline, block("p", range(100, 108)))
+    assert [reset.cause for reset in after.resets] == ["gap"]
+    assert after.scored[0].alarm.all()
+    assert after.flags == []
+
+
+@cache
+def bounded() -> Session:
+    """The LSTM, with a plausible range for two sensors."""
+    proto = onnx.load(sample_model())
+    contract = decode_contract(proto.metadata_props[0].value)
+    current, pressure, vibration = contract.features
+    features = (
+        msgspec.structs.replace(current, low=0.1, high=0.3),
+        pressure,
+        msgspec.structs.replace(vibration, high=1e39),
+    )
+    narrowed = encode_contract(msgspec.structs.replace(contract, features=features))
+    return session_from_bytes(handmade_models.set_contract(proto, narrowed))
+
+
+def test_a_value_out_of_range_is_uncertain() -> None:
+    alarm = AlarmConfig(enter=1e-6, leave=1e-7, hold_steps=1)
+    pipeline = Pipeline(bounded(), Settings(alarm=alarm))
+    below, above = np.nextafter(np.array([0.1, 0.3], np.float32), np.array([-1, 1], np.float32))
+    current = [0.05, 0.2, 0.2, 0.2, below, above, 0.1, 0.3, 0.2]
+    values = [[c, -1e9, 1e38] for c in current]
+    result = send(pipeline, block("p", range(9), values))
+    assert statuses(result) == ["warming_up"] * 4 + ["uncertain"] * 2 + ["ok"] * 3
+    assert [flag.ts for flag in result.flags] == [START + 6 * SECOND]
+
+
+# --- refusals
+
+
+def test_late_and_equal_times_are_refused_and_change_nothing() -> None:
+    pipeline = a_pipeline()
+    send(pipeline, block("p", range(5)))
+    before = state_of(pipeline, "p")
+    result = send(pipeline, block("p", [4, 3, 0], seed=9))
+    assert causes(result) == [("p", "late", 3)]
+    at = f"{START // NS_PER_MS + 4000}"
+    assert result.rejected[0].detail == f"ts {at} against the last sample at {at}"
+    assert result.scored == []
+    assert state_of(pipeline, "p") == before
+    mixed = send(pipeline, block("p", [5, 5, 4, 6, 5.5, 7]))
+    assert causes(mixed) == [("p", "late", 3)]
+    assert [(ts - START) // SECOND for ts in mixed.scored[0].ts.tolist()] == [5, 6, 7]
+    assert "against the last sample at" in mixed.rejected[0].detail
+
+
+def test_the_future_is_refused_and_does_not_move_the_watermark() -> None:
+    pipeline = a_pipeline(max_ahead_ns=60 * SECOND)
+    send(pipeline, block("p", range(3)), now=3)
+    before = state_of(pipeline, "p")
+    result = send(pipeline, block("p", [3 + 60.001, 1e6]), now=3)
+    assert causes(result) == [("p", "future", 2)]
+    assert "against the gateway's clock at 1700000003000" in result.rejected[0].detail
+    assert state_of(pipeline, "p") == before
+    assert causes(send(pipeline, block("p", [3, 63]), now=3)) == []
+    assert causes(send(pipeline, block("p", [1e9]))) == []  # recorded data has no now
+
+
+def test_a_block_with_every_fault_keeps_its_good_samples() -> None:
+    pipeline = a_pipeline(max_ahead_ns=60 * SECOND)
+    result = send(pipeline, block("p", [0, 1000, 1, 1, 0, 2000, 2]), now=2)
+    assert sorted(causes(result)) == [("p", "future", 2), ("p", "late", 2)]
+    assert [(ts - START) // SECOND for ts in result.scored[0].ts.tolist()] == [0, 1, 2]
+
+
+def test_a_stream_too_many_is_refused_and_takes_no_slot() -> None:
+    pipeline = a_pipeline(max_streams=2)
+    send(pipeline, block("a", range(3)), block("b", range(3)))
+    before = state_of(pipeline, "a"), state_of(pipeline, "b")
+    result = send(pipeline, block("c", [3, 3, 4]), block("d", [3]))
+    assert causes(result) == [("c", "too_many_streams", 3), ("d", "too_many_streams", 1)]
+    assert "at most 2 streams" in result.rejected[0].detail
+    assert pipeline.streams.find("c") is None
+    assert len(pipeline.streams) == 2
+    assert (state_of(pipeline, "a"), state_of(pipeline, "b")) == before
+    assert causes(send(pipeline, block("a", [3]), block("b", [3]))) == []
+
+
+def test_a_stream_that_sends_nothing_usable_takes_no_slot() -> None:
+    pipeline = a_pipeline(max_streams=1)
+    send(pipeline, block("future", [1e6]), block("empty", []), now=0)
+    assert len(pipeline.streams) == 0
+    assert causes(send(pipeline, block("real", [0]), now=0)) == []
+
+
+def test_a_neighbour_feels_nothing_of_refusals() -> None:
+    lonely, crowded = a_pipeline(), a_pipeline(max_streams=2)
+    good = block("good", range(12))
+    bad = block("bad", [0, 0, 9, 3, 50, 50], seed=3)
+    first = [send(lonely, good)]
+    second = [send(crowded, bad, good, block("third", [0]))]
+    assert seen(lonely, first, "good") == seen(crowded, second, "good")
+
+
+# --- a score that is no number
+
+
+def test_a_score_that_is_not_finite_is_refused_and_resets() -> None:
+    pipeline = a_pipeline("ratio")
+    rows = [[1, 2], [1, 2], [1, 2], [1, 0], [1, 2], [1, 2], [0, 0], [1, 4]]
+    result = send(pipeline, block("p", range(8), rows))
+    assert causes(result) == [("p", "not_finite_score", 1)] * 2
+    assert result.rejected[0].detail == (
+        "the model's score at ts 1700000003000 is not a finite number"
+    )
+    at = [START + 3 * SECOND, START + 6 * SECOND]
+    assert result.resets == [Reset("p", ts, "not_finite_score") for ts in at]
+    assert result.scored[0].score.tolist() == [0.5, 1.0, 1.5, 0.5, 1.0, 0.25]
+    assert statuses(result) == ["warming_up", "warming_up", "ok"] + ["warming_up"] * 3
+    assert pipeline.streams.last_ts[0] == START + 7 * SECOND
+
+
+@pytest.mark.parametrize("end", [1, 2, 3])
+def test_a_spoilt_state_never_outlives_the_call(end: int) -> None:
+    pipeline = a_pipeline("ratio")
+    rows = [[1, 2], [1, 0], [0, 0]][:end]
+    send(pipeline, block("p", range(end), rows), block("q", range(3), [[1, 2]] * 3))
+    scores = [scored.score.tolist() for scored in send(pipeline, block("p", [4], [[1, 4]])).scored]
+    assert scores == [[0.75 if end == 1 else 0.25]]
+
+
+def test_a_neighbour_feels_nothing_of_a_score_that_is_not_finite() -> None:
+    lonely, crowded = a_pipeline("ratio"), a_pipeline("ratio")
+    good = block("good", range(20), np.random.default_rng(0).uniform(1, 2, (20, 2)))
+    bad = block("bad", range(9), [[1, 2], [0, 0], [1, 2], [1, 0], [0, 0], [1, 2]] + [[1, 1]] * 3)
+    first, second = [send(lonely, good)], [send(crowded, bad, good)]
+    assert seen(lonely, first, "good") == seen(crowded, second, "good")
+
+
+def test_many_scores_that_are_not_finite_do_not_take_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows that the model is given stay near the samples, not near their square."""
+    rows = 0
+    run = Session.run
+
+    def counting(session: Session, x: NDArray[np.float32], state: Any) -> Any:
+        nonlocal rows
+        rows += x.shape[0]
+        return run(session, x, state)
+
+    monkeypatch.setattr(Session, "run", counting)
+    pipeline = a_pipeline("ratio")
+    result = send(pipeline, block("p", range(2000), [[0, 0]] * 2000))
+    assert sum(refused.samples for refused in result.rejected) == 2000
+    assert rows < 2000 * 15
+
+
+# --- flags
+
+
+def flags_of(name: str, stream: str, shift: float = 0.0) -> list[Flag]:
+    pipeline = a_pipeline(name, AlarmConfig(enter=0.5, leave=0.45, hold_steps=1))
+    numbers = np.random.default_rng(7).normal(2, 3, (60, 3))
+    return send(pipeline, block(stream, np.arange(60) + shift, numbers)).flags
+
+
+def test_flag_ids_are_deterministic_and_tell_everything_apart() -> None:
+    flags = flags_of("lstm", "a")
+    assert {flag.event for flag in flags} == {"raised", "cleared"}
+    assert flags == flags_of("lstm", "a")
+    others = [*flags_of("lstm", "b"), *flags_of("lstm", "a", 0.5), *flags_of("gru", "a")]
+    ids = [flag.id for flag in [*flags, *others]]
+    assert len(set(ids)) == len(ids)
+    assert all(len(i) == 32 and int(i, 16) >= 0 for i in ids)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text("ab\0 1", max_size=3), st.integers(0, 99)), unique=True))
+def test_flag_ids_do_not_collide(keys: list[tuple[str, int]]) -> None:
+    models = ("0" * 64, "1" * 64)
+    events = ("raised", "cleared")
+    ids = {flag_id(m, *key, event) for m in models for key in keys for event in events}
+    assert len(ids) == 4 * len(keys)
+
+
+def test_a_flag_id_takes_any_name() -> None:
+    assert flag_id("0" * 64, "caf\udce9", 1, "raised") != flag_id("0" * 64, "cafe", 1, "raised")
+
+
+def test_the_top_features_are_those_of_the_deciding_sample() -> None:
+    session = model("lstm")
+    numbers = np.random.default_rng(7).normal(2, 3, (60, 1, 3)).astype(np.float32)
+    outputs, _ = session.run(numbers, session.contract.initial_state(1))
+    assert outputs.contribution is not None
+    flags = flags_of("lstm", "a")
+    assert len(flags) > 4
+    for flag in flags:
+        shares = outputs.contribution[(flag.ts - START) // SECOND, 0]
+        wanted = sorted(zip(shares.tolist(), session.contract.feature_names, strict=True))[::-1]
+        assert [share.feature for share in flag.top] == [feature for _, feature in wanted]
+        assert [share.share for share in flag.top] == [round(share, 4) for share, _ in wanted]
+        assert flag.model == session.digest[:16]
+        assert flag.score == outputs.score[(flag.ts - START) // SECOND, 0]
+
+
+def test_equal_shares_keep_the_order_of_the_contract() -> None:
+    pipeline = a_pipeline("ratio", AlarmConfig(enter=2.5, leave=1.0, hold_steps=1))
+    (flag,) = send(pipeline, block("p", range(4), [[1, 1]] * 4)).flags
+    assert [(share.feature, share.share) for share in flag.top] == [("a", 0.5), ("b", 0.5)]
+
+
+def test_a_model_without_contribution_explains_nothing() -> None:
+    pipeline = a_pipeline("foreign", AlarmConfig(enter=0.5, leave=0.1, hold_steps=1))
+    (flag,) = send(pipeline, block("p", range(8), [[1, 1]] * 8)).flags
+    assert flag.top == ()
+
+
+def test_results_name_streams_in_order_of_arrival() -> None:
+    pipeline = a_pipeline()
+    send(pipeline, block("z", [0]), block("a", [0]))
+    result = send(pipeline, block("m", [1]), block("a", [1]), block("z", [1]), block("a", [2]))
+    assert [scored.stream for scored in result.scored] == ["m", "a", "z"]
+    assert [len(scored.ts) for scored in result.scored] == [1, 2, 1]
