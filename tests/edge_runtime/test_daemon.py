@@ -450,3 +450,17 @@ def test_run_refuses_what_check_names(plant: Plant) -> None:
     assert "must not exceed enter" in checked.stderr
     assert "truncated" in checked.stderr
     assert checked.stderr.count("gateway.toml: ") == 3
+
+
+def test_what_is_still_to_be_reported_goes_out_at_the_end(plant: Plant) -> None:
+    plant.configure(sample_model())
+    with plant.listener() as listener:
+        with plant.daemon():
+            await_status(listener, b"online")
+            plant.publish([THE_END])
+            plant.hear(listener, rejected=1)  # at once; what follows would wait for its turn
+            plant.publish([THE_END] * 4)
+            plant.send([("m1", START_MS, [1.0, 2.0, 3.0])])
+            plant.hear(listener, scores=1)
+        plant.hear(listener, rejected=2)
+    assert [report["total"] for report in plant.heard.rejected] == [1, 5]
