@@ -41,7 +41,8 @@ def scanned(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
 
     def body(carried: State, x_t: Tensor) -> tuple[State, Tensor]:
         y, after = cell.step(x_t, carried)
-        return after, y.clone()  # a Scan may not give one tensor twice
+        # A Scan may not give one tensor twice, nor one that it was given.
+        return tuple(value.clone() for value in after), y.clone()
 
     after, y = scan(body, state, x, dim=0)
     return y, after

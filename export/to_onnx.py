@@ -6,13 +6,16 @@ keeps every promise of its contract; otherwise there is no file.
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
+import numpy as np
 import onnx
 import torch
+from onnxscript import ir, opset18
+from onnxscript.optimizer import optimize
 from torch import Tensor, nn
 
 from edge_runtime.contract import (
@@ -31,12 +34,21 @@ from edge_runtime.errors import ExportError, ModelError
 from edge_runtime.files import replacing
 from edge_runtime.session import session_from_bytes
 from export.onnx_cells import OPSET, in_onnx
-from export.verify import Evidence, check_operators, graphs_of, plausible_samples, verify
+from export.verify import (
+    Evidence,
+    check_finite,
+    check_operators,
+    graphs_of,
+    plausible_samples,
+    verify,
+)
 from train.detector import Checkpoint, Detector
 
 IR_VERSION = 10
 GOLDEN_STEPS, GOLDEN_STREAMS = 24, 3
 NEXT = "_next"
+# Constants of up to so many bytes are computed here and not on the gateway; that is all of them.
+FOLDED = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +85,24 @@ def export_checkpoint(
         ExportError: If the file would not keep its promise; then nothing was written.
     """
     detector = checkpoint.detector.eval()
+    check_finite(detector)
+    contract = describe(detector, checkpoint.meta)
     on_step("tracing")
     proto = trace(detector)
     check_operators(proto, detector)
-    contract = describe(detector, checkpoint.meta)
     onnx.helper.set_model_props(proto, {CONTRACT_KEY: encode_contract(contract)})
     content = proto.SerializeToString()
     try:
         session = session_from_bytes(content)
     except ModelError as error:
-        raise ExportError(f"the exported model {error}") from error
+        raise ExportError(f"the exported model: {error}") from error
     evidence = verify(session, detector, on_step)
     on_step(f"writing {path}")
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
     return Exported(path, contract, evidence, len(content))
 
 
@@ -115,16 +131,29 @@ def trace(detector: Detector) -> onnx.ModelProto:
 
     Returns:
         The graph without a contract.
+
+    Raises:
+        ExportError: If PyTorch cannot express it.
     """
-    names = list(detector.state_names)
     # Every tensor its own, and 3 streams: the exporter merges inputs that are one object, and
     # takes an axis of length 1 for a constant.
     streams, steps = 3, 5
-    x = torch.randn(steps, streams, len(detector.features))
+    x = torch.zeros(steps, streams, len(detector.features))
     state = tuple(value.clone() for value in detector.initial_state(streams).values())
-    stream = torch.export.Dim(STREAM, min=1)
     with warnings.catch_warnings(), _quiet(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, about its own parts
+        proto = _translate(detector, x, state)
+    _strip(proto)
+    proto.ir_version = IR_VERSION
+    proto.producer_name = "andon"
+    proto.producer_version = ""
+    return proto
+
+
+def _translate(detector: Detector, x: Tensor, state: tuple[Tensor, ...]) -> onnx.ModelProto:
+    names = list(detector.state_names)
+    stream = torch.export.Dim(STREAM, min=1)
+    try:
         program = torch.onnx.export(
             _Flat(detector),
             (x, *state),
@@ -137,15 +166,34 @@ def trace(detector: Detector) -> onnx.ModelProto:
                 {0: torch.export.Dim(TIME, min=1), 1: stream},
                 tuple({0: stream} for _ in names),
             ),
+            custom_translation_table={torch.ops.aten.sum.dim_IntList: _sum},
         )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"PyTorch cannot write the detector as ONNX: {_root(error)}") from error
     if program is None:
         raise ExportError("PyTorch gave no program")
+    # The exporter folds small constants only: from 64 hidden units on, the gates would be put in
+    # order on the gateway.
+    optimize(program.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
     proto: onnx.ModelProto = program.model_proto
-    _strip(proto)
-    proto.ir_version = IR_VERSION
-    proto.producer_name = "andon"
-    proto.producer_version = ""
     return proto
+
+
+def _sum(x: ir.Value, dim: Sequence[int], keepdim: bool = False) -> ir.Value:
+    """A sum over the features as a product with ones; the exporter calls it for every ``sum``.
+
+    onnxruntime's ``ReduceSum`` adds a row up in an order that depends on where in memory the row
+    begins, so its rounding depends on a stream's place in the batch, unless the features are four
+    at most or a multiple of four. Its ``MatMul`` does not (docs/decisions.md).
+    """
+    shape = list(x.shape or ())
+    if [axis % len(shape) for axis in dim] != [len(shape) - 1]:
+        raise ExportError(f"only a sum over the last axis is known to be exact, got axes {dim}")
+    op: Any = opset18  # its annotations are those of scripts, not of traces
+    features = cast(int, shape[-1])
+    ones = onnx.numpy_helper.from_array(np.ones((features, 1), np.float32))
+    total: ir.Value = op.MatMul(x, op.Constant(value=ones))
+    return total if keepdim else op.Squeeze(total, op.Constant(value_ints=[-1]))
 
 
 def describe(detector: Detector, meta: dict[str, Any]) -> Contract:
@@ -157,7 +205,19 @@ def describe(detector: Detector, meta: dict[str, Any]) -> Contract:
 
     Returns:
         The contract, with golden vectors computed by PyTorch.
+
+    Raises:
+        ExportError: If the meta data are not complete or contradict themselves.
     """
+    try:
+        return _contract(detector, meta)
+    except KeyError as error:
+        raise ExportError(f"the checkpoint says nothing about {error}") from error
+    except ValueError as error:
+        raise ExportError(f"the checkpoint makes no contract: {error}") from error
+
+
+def _contract(detector: Detector, meta: dict[str, Any]) -> Contract:
     state = detector.initial_state(1)
     calibration = meta["calibration"]
     sensors = meta.get("features", {})
@@ -199,6 +259,8 @@ def _golden(detector: Detector) -> Golden:
         score, contribution, _ = detector(
             torch.from_numpy(x), detector.initial_state(GOLDEN_STREAMS)
         )
+    if not torch.isfinite(score).all():
+        raise ExportError("the detector's scores are not finite: is a scale or the limit zero?")
     return Golden(x=x.tolist(), score=score.tolist(), contribution=contribution.tolist())
 
 
@@ -212,6 +274,13 @@ def _strip(proto: onnx.ModelProto) -> None:
             value.ClearField("metadata_props")
     proto.ClearField("metadata_props")
     proto.ClearField("functions")
+
+
+def _root(error: BaseException) -> str:
+    """The first line of what an error began with, without the exporter's advice around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class _quiet:  # noqa: N801 - reads as a statement

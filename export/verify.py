@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from edge_runtime.errors import ExportError
-from edge_runtime.session import Float32, Session, State
+from edge_runtime.session import Float32, Outputs, Session, State
 from export.onnx_cells import operator_of
 from train.detector import Detector
 
@@ -21,8 +22,8 @@ WIDE = 64  # streams of one more batch: kernels change their way of working with
 # What a detector needs around its recurrent layers. Anything else in a graph was not meant.
 PLAIN_OPERATORS = frozenset(
     {
-        "Add", "Clip", "Concat", "Div", "Gather", "Gemm", "Identity", "MatMul", "Mul", "ReduceSum",
-        "Sigmoid", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze",
+        "Add", "Clip", "Concat", "Div", "Gather", "Gemm", "Identity", "MatMul", "Mul", "Sigmoid",
+        "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze",
     }
 )  # fmt: skip
 
@@ -111,10 +112,10 @@ def compare_with_itself(session: Session, x: Float32) -> int:
     for length in LENGTHS:
         for batch in BATCHES:
             for first in (0, streams - batch):
-                part = x[:, first : first + batch]
-                scores, state = _chunked(session, part, length)
+                rows = slice(first, first + batch)
+                outputs, state = _chunked(session, x[:, rows], length)
                 where = f"{batch} of {streams} streams from {first}, {length} samples a call"
-                _equal(f"score, {where}", scores, whole[:, first : first + batch])
+                _equal_outputs(where, outputs, whole, rows)
                 for pair in session.contract.states:
                     wanted = np.take(
                         after[pair.input], range(first, first + batch), pair.stream_axis
@@ -122,9 +123,20 @@ def compare_with_itself(session: Session, x: Float32) -> int:
                     _equal(f"state {pair.input}, {where}", state[pair.input], wanted)
                 runs += 1
     order = np.random.default_rng(0).permutation(streams)
-    scores, _ = _chunked(session, np.ascontiguousarray(x[:, order]), steps)
-    _equal("score, streams in another order", scores, whole[:, order])
+    outputs, _ = _chunked(session, x[:, order], steps)
+    _equal_outputs("streams in another order", outputs, whole, order)
     return runs + 1
+
+
+def check_finite(detector: Detector) -> None:
+    """Every number of the detector is one.
+
+    Raises:
+        ExportError: Naming the tensor that has a NaN or an infinity.
+    """
+    for name, tensor in detector.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError(f"{name} holds NaN or infinity; the training has diverged")
 
 
 def check_operators(proto: onnx.ModelProto, detector: Detector) -> None:
@@ -173,13 +185,16 @@ def graphs_of(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     return [graph, *(inner for body in bodies for inner in graphs_of(body))]
 
 
-def _chunked(session: Session, x: Float32, length: int) -> tuple[Float32, State]:
+def _chunked(session: Session, x: Float32, length: int) -> tuple[Outputs, State]:
     state = session.contract.initial_state(x.shape[1])
-    scores = []
+    scores, contributions = [], []
     for start in range(0, x.shape[0], length):
         outputs, state = session.run(np.ascontiguousarray(x[start : start + length]), state)
         scores.append(outputs.score)
-    return np.concatenate(scores), state
+        if outputs.contribution is not None:
+            contributions.append(outputs.contribution)
+    contribution = np.concatenate(contributions) if contributions else None
+    return Outputs(np.concatenate(scores), contribution), state
 
 
 def _relative(what: str, got: Float32, wanted: Float32) -> float:
@@ -192,6 +207,14 @@ def _relative(what: str, got: Float32, wanted: Float32) -> float:
             f"{what}: differs from PyTorch by {error:.2g} of its scale, allowed is {TOLERANCE:g}"
         )
     return error
+
+
+def _equal_outputs(
+    where: str, got: Outputs, whole: Outputs, rows: slice | NDArray[np.int64]
+) -> None:
+    _equal(f"score, {where}", got.score, whole.score[:, rows])
+    if got.contribution is not None and whole.contribution is not None:
+        _equal(f"contribution, {where}", got.contribution, whole.contribution[:, rows])
 
 
 def _equal(what: str, got: Float32, wanted: Float32) -> None:
