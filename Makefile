@@ -52,7 +52,7 @@ demo: venv ## train, export and run on simulated pumps, one of which fails
 
 .PHONY: test
 test: venv tools ## run the tests
-	@$(bin)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	@$(bin)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: check
 check: venv ## run the linters, the type checker and the import rules

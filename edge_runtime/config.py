@@ -191,7 +191,8 @@ class PipelineConfig(Table):
     Attributes:
         model: The ``.onnx`` file.
         topic: Pattern of the topics to subscribe to, ``factory/{line}/{machine}/telemetry``.
-        stream: Name of a stream, from the same placeholders.
+        stream: Name of a stream, from the same placeholders, all of them: two machines with one
+            name would share a state.
         publish: Topic of its flags, from the same placeholders.
         emit: ``"changes"`` or ``"scores"`` (one message for every sample as well).
         max_streams: How many streams there may be; a further one is rejected.
@@ -211,7 +212,19 @@ class PipelineConfig(Table):
     max_ahead_ms: Annotated[float, at_least(0)] = 60_000.0
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
 
-    relations = (_placeholders_known("stream"), _placeholders_known("publish"))
+    def _machines_are_told_apart(self) -> Iterator[Problem]:
+        stream, known = Template(self.stream), TopicPattern(self.topic).names
+        if any(stream.unknown(known)):
+            return  # said already
+        for name in (name for name in known if name not in stream.names):
+            text = f"{show(self.stream)} has no {{{name}}}, which topic has"
+            yield Problem(("stream",), f"{text}: machines would share one state")
+
+    relations = (
+        _placeholders_known("stream"),
+        _placeholders_known("publish"),
+        _machines_are_told_apart,
+    )
 
 
 def _none_missing(pipelines: tuple[PipelineConfig, ...]) -> str | None:

@@ -191,22 +191,28 @@ class Gateway:
 
     def _lookup(self, topic: str) -> tuple[Destination, ...]:
         known = self._destinations.get(topic)
-        if known is not None:
-            return known
-        found = []
+        if known is None:
+            known = tuple(self._find(topic))
+            if len(self._destinations) >= MAX_KNOWN_TOPICS:  # topics are the sender's choice
+                self._destinations.clear()
+            if known:
+                self._destinations[topic] = known
+        return known
+
+    def _find(self, topic: str) -> Iterator[Destination]:
+        heard = False
         for route in self._routes:
             try:
                 destination = route.destination(topic)
             except PayloadError as error:
                 self.refusals.add(topic, error.cause, error.detail, topic=topic)
-                return ()
+                heard = True
+                continue
             if destination is not None:
-                found.append(destination)
-        if not found:
+                heard = True
+                yield destination
+        if not heard:
             self.refusals.add(topic, "unknown_topic", "no pipeline listens to it", topic=topic)
-        if len(self._destinations) >= MAX_KNOWN_TOPICS:  # topics are the sender's choice
-            self._destinations.clear()
-        return self._destinations.setdefault(topic, tuple(found))
 
     def _publications(
         self, route: Route, result: Result, topics: dict[tuple[Route, str], str], group: _Group

@@ -68,7 +68,8 @@ def _calibration(calibration: Calibration | None) -> list[str]:
     asked = calibration.false_alarms_per_day
     honest = "" if supported <= asked else f"; {asked:g} was asked for, the data can show no less"
     return [
-        f"1.0 is exceeded by {max(asked, supported):.3g} samples a day and stream{honest}",
+        f"1.0 is exceeded by at most {max(asked, supported):.3g} healthy samples a day and stream, "
+        f"before hold_steps{honest}",
         f"  calibrated on {calibration.rows} samples that the weights never saw "
         f"(data {calibration.data_digest[:16]}...)",
         "trained",

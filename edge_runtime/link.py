@@ -23,6 +23,7 @@ ONLINE, STOPPED = b"online", b"stopped"
 
 _TICK_S = 1.0
 _PUBLISHER_BACKLOG = 200
+_MAX_BACKLOG = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class Link:
     ) -> None:
         self._wire = Wire(broker, broker.client_id, will_topic=status_topic)
         self._filters = tuple(filters)
+        self._most = broker.receive_maximum
         self._status_topic = status_topic
         self._backoff = backoff
         self._engaged = False
@@ -97,7 +99,9 @@ class Link:
         """Yields what arrived together, and an empty list about once a second when nothing does.
 
         A batch ends when nothing more is there, and not later than after 5000 messages, 16 MiB or
-        50 ms. Not asking for the next one is the back-pressure.
+        50 ms. Not asking for the next one is back-pressure, and so is a broker that is slow to take
+        what we publish: while more than `_MAX_BACKLOG` publications wait for it, what has arrived
+        waits too, unacknowledged, and the broker's window fills up.
 
         Args:
             stop: Ends the batches, after the one in hand; seen at once, but for an attempt to
@@ -107,11 +111,17 @@ class Link:
             BrokerError: If a topic filter is not valid.
         """
         last = time.monotonic()
+        arrived: list[Message] = []
         while not stop.is_set():
-            batch = self._turn(max(last + _TICK_S - time.monotonic(), 0.0), stop)
-            if batch or time.monotonic() - last >= _TICK_S:
-                yield batch
+            free = self._wire.unacknowledged <= _MAX_BACKLOG
+            patience_s = 0.0 if arrived and free else last + _TICK_S - time.monotonic()
+            arrived += self._turn(max(patience_s, 0.0), stop)
+            if self._wire.unacknowledged > _MAX_BACKLOG:
                 last = time.monotonic()
+            elif arrived or time.monotonic() - last >= _TICK_S:
+                # mosquitto 2.0.11 sends more than its window once it has a queue.
+                yield arrived[: self._most]
+                arrived, last = arrived[self._most :], time.monotonic()
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Tells the broker that these need not be sent again.
@@ -147,7 +157,7 @@ class Link:
         ``offline`` already.
 
         Args:
-            timeout_s: How long to wait at most.
+            timeout_s: How long to wait for the next acknowledgement at most.
 
         Returns:
             Whether all that was published went out. If not, the last will goes out instead.
@@ -156,10 +166,12 @@ class Link:
         self._retry_at, self._failures = 0.0, 0
         if self._wire.up or self._wire.unacknowledged:
             self.publish(self._status_topic, STOPPED, retain=True)
-        deadline = time.monotonic() + timeout_s
+        deadline, before = time.monotonic() + timeout_s, self._wire.unacknowledged
         while self._wire.unacknowledged and (left := deadline - time.monotonic()) > 0:
             # Unacknowledged on purpose: the next run gets what arrives now.
             self._turn(min(left, _TICK_S))
+            if self._wire.unacknowledged < before:
+                deadline, before = time.monotonic() + timeout_s, self._wire.unacknowledged
         complete = self._wire.unacknowledged == 0
         self._wire.close(with_will=not complete)
         return complete
@@ -208,10 +220,11 @@ class Link:
             self._greeted, self._greeted_at = wire.connection, time.monotonic()
             wire.subscribe(self._filters)
         if wire.granted is not None:
-            for refusal in wire.refusals(self._filters):
+            refusals = wire.refusals(self._filters)
+            for refusal in refusals:
                 log.error("%s", refusal)
             wire.granted = None
-            if not self._closing:
+            if not self._closing and not refusals:  # one that hears nothing is not online
                 self.publish(self._status_topic, ONLINE, retain=True)
 
 

@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +26,7 @@ from edge_runtime.summary import Summary, Verdict, judge
 
 NS_PER_S = 1_000_000_000
 MAX_LINES = 30
+MANY = 0.2  # of the samples
 
 
 @click.command(
@@ -58,8 +59,12 @@ MAX_LINES = 30
     type=click.Path(path_type=Path),
     help="Take alarm and gap settings from the pipeline of this gateway that runs the model.",
 )
-@click.option("--enter", type=float, help="Alarm above this score.  [default: 1.0]")
-@click.option("--leave", type=float, help="Alarm ends below this score.  [default: 0.7]")
+@click.option(
+    "--enter",
+    type=float,
+    help="Alarm above this score; wins over --gateway.  [default: 1.0]",
+)
+@click.option("--leave", type=float, help="Alarm ends below this score.  [default: 0.7 of --enter]")
 @click.option("--hold-steps", type=int, help="For so many samples in a row.  [default: 3]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def replay(
@@ -85,6 +90,7 @@ def replay(
     Each file is a stream, or each value of --stream-column. The sensors are found by name. Scores
     are bit for bit those of the live run over the same samples.
     """
+    _require_apart([model, *files, *([gateway] if gateway else [])], [scores, flags, plot])
     session = load_model(model)
     layout = Layout(
         time_column=time_column,
@@ -108,11 +114,22 @@ def replay(
     written = [path for path in (scores, flags) if path is not None]
     if plot is not None:
         written += plot_replay(plot, readings, summary, session.contract, settings.alarm)
-    report = Report(summary, verdict, written)
+    report = Report(summary, settings.alarm, verdict, written)
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
         click.echo("\n".join(report.as_text()), err=True)
+
+
+def _require_apart(inputs: Sequence[Path], outputs: Sequence[Path | None]) -> None:
+    """Refuses to write over what is read, or two things into one file."""
+    taken = {path.resolve(): path for path in inputs}
+    for path in outputs:
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise click.UsageError(f"{path} would be overwritten: choose another file to write to")
+        taken[path.resolve()] = path
 
 
 def _notice(text: str) -> None:
@@ -170,6 +187,7 @@ class Report:
     """What is said at the end."""
 
     summary: Summary
+    alarm: AlarmConfig
     verdict: Verdict | None
     written: list[Path]
 
@@ -192,12 +210,14 @@ class Report:
             "schema": 1,
             "streams": streams,
             "rejected": dict(self.summary.rejected),
+            "alarm": asdict(self.alarm),
             "files": [str(path) for path in self.written],
         }
         if self.verdict is not None:
             report["labels"] = {
                 "events": len(self.verdict.events),
                 "detected": self.verdict.detected,
+                "lit_before": self.verdict.lit_before,
                 "false_alarms": self.verdict.false_alarms,
                 "normal_hours": self.verdict.normal_hours,
                 "false_alarms_per_hour": self.verdict.false_alarms_per_hour,
@@ -215,11 +235,14 @@ class Report:
         flagged = [s for s in streams if s.raised]
         lines = [
             f"{samples} samples of {len(streams)} streams; "
-            f"{sum(s.raised for s in streams)} alarms on {len(flagged)} streams"
+            f"{sum(s.raised for s in streams)} alarms on {len(flagged)} streams "
+            f"(above {self.alarm.enter:g}, until below {self.alarm.leave:g}, "
+            f"{self.alarm.hold_steps} samples in a row)"
         ]
         if self.summary.rejected:
             causes = ", ".join(f"{n} {cause}" for cause, n in self.summary.rejected.most_common())
             lines.append(f"rejected: {causes}")
+        lines += self._warnings()
         width = max((len(s.stream) for s in streams), default=0)
         for s in sorted(streams, key=lambda s: -s.raised)[:MAX_LINES]:
             peak = (
@@ -235,13 +258,33 @@ class Report:
         lines += [f"wrote {path}" for path in self.written]
         return lines
 
+    def _warnings(self) -> Iterable[str]:
+        """What makes the rest of the summary worth less than it looks."""
+        streams = self.summary.streams.values()
+        scored, refused = sum(s.samples for s in streams), self.summary.rejected.total()
+        if refused > MANY * (scored + refused):
+            yield f"WARNING: {refused / (scored + refused):.0%} of the samples were not scored"
+        if self.summary.rejected["late"] > MANY * (scored + refused):
+            yield (
+                "  late: their time is not after the one before; if a file holds several machines, "
+                "name the column that tells them apart with --stream-column"
+            )
+        for s in streams:
+            judged = s.status["ok"]
+            if judged < s.samples * (1 - MANY):
+                yield (
+                    f"WARNING: {s.stream}: only {judged} of {s.samples} samples could raise an "
+                    f"alarm; it started afresh {s.resets} times after a gap"
+                )
+
     def _labels(self) -> Iterable[str]:
         verdict = self.verdict
         if verdict is None:
             return
         delays = sorted(e.delay_ns for e in verdict.events if e.delay_ns is not None)
         median = f", median delay {delays[len(delays) // 2] / NS_PER_S:g} s" if delays else ""
-        yield f"labels: {verdict.detected} of {len(verdict.events)} events detected{median}"
+        blind = f"; lit already before {verdict.lit_before}" if verdict.lit_before else ""
+        yield f"labels: {verdict.detected} of {len(verdict.events)} events detected{median}{blind}"
         yield (
             f"        {verdict.false_alarms} false alarms in {verdict.normal_hours:.2f} normal "
             f"hours, {verdict.false_alarms_per_hour:.2f} an hour"
@@ -249,4 +292,4 @@ class Report:
 
 
 def _utc(ns: int) -> str:
-    return f"{datetime.fromtimestamp(ns / NS_PER_S, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{datetime.fromtimestamp(ns / NS_PER_S, UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -97,11 +97,15 @@ class Session:
 
         Raises:
             StateError: If a state is missing, unknown, or of another shape or dtype.
+            ModelError: If onnxruntime fails.
         """
         self._check(x, state)
-        results = self._inference.run(
-            self._outputs, {self.contract.x: x, **state, **self._constants}
-        )
+        try:
+            results = self._inference.run(
+                self._outputs, {self.contract.x: x, **state, **self._constants}
+            )
+        except Exception as error:  # onnxruntime has no common base class
+            raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
         first = 1 + self._contributes
         outputs = Outputs(results[0], results[1] if self._contributes else None)
         pairs = zip(self.contract.states, results[first:], strict=True)
@@ -169,8 +173,7 @@ def session_from_bytes(content: bytes) -> Session:
         raise ModelError(f"is damaged: a name or its contract is not UTF-8: {error}") from error
     if document is None:
         raise ModelError(
-            f"has no contract (metadata {CONTRACT_KEY!r}); export it with `andon export`, or give "
-            "a foreign model one with `andon adopt`"
+            f"has no contract (metadata {CONTRACT_KEY!r}); export it with `andon export`"
         )
     contract = decode_contract(document)
     contract.check_graph(inputs, outputs)

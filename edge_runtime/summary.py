@@ -22,13 +22,15 @@ class Event:
         stream: Its name.
         onset: First labelled sample.
         end: Last labelled sample.
-        delay_ns: From the onset to the first sample with the lamp lit; None if it stayed dark.
+        delay_ns: From the onset to the sample at which the lamp went on; None if it did not.
+        lit_before: The lamp was lit already at the onset.
     """
 
     stream: str
     onset: int
     end: int
     delay_ns: int | None
+    lit_before: bool
 
 
 @dataclass(slots=True)
@@ -133,8 +135,13 @@ class Verdict:
 
     @property
     def detected(self) -> int:
-        """Events during which the lamp was lit."""
+        """Events during which the lamp went on."""
         return sum(event.delay_ns is not None for event in self.events)
+
+    @property
+    def lit_before(self) -> int:
+        """Events that were not detected because the lamp was lit already."""
+        return sum(event.delay_ns is None and event.lit_before for event in self.events)
 
     @property
     def false_alarms_per_hour(self) -> float:
@@ -145,8 +152,8 @@ class Verdict:
 def judge(readings: Sequence[Readings], summary: Summary, period_ns: int) -> Verdict:
     """Compares flags with labels, event by event.
 
-    An event is detected if the lamp is lit at any of its samples; a false alarm is a lamp that
-    goes on where there is no label.
+    An event is detected if the lamp goes on at one of its samples; a lamp that was lit before has
+    not noticed anything. A false alarm is a lamp that goes on where there is no label.
 
     Args:
         readings: With labels.
@@ -158,22 +165,24 @@ def judge(readings: Sequence[Readings], summary: Summary, period_ns: int) -> Ver
     """
     events: list[Event] = []
     false_alarms = normal = 0
+    lamps: dict[str, list[int]] = {stream.stream: [] for stream in readings}
+    for flag in summary.flags:
+        if flag.event == "raised":
+            lamps[flag.stream].append(flag.ts)
     for stream in readings:
         if stream.label is None:
             continue
         scored = summary.series(stream.stream)
         for start, stop in _stretches(stream.label):
             onset, end = int(stream.ts[start]), int(stream.ts[stop - 1])
-            lit = scored.ts[scored.alarm & (scored.ts >= onset) & (scored.ts <= end)]
-            events.append(
-                Event(stream.stream, onset, end, int(lit[0]) - onset if len(lit) else None)
-            )
+            raised = [ts for ts in lamps[stream.stream] if onset <= ts <= end]
+            delay_ns = raised[0] - onset if raised else None
+            before = int(np.searchsorted(scored.ts, onset)) - 1
+            lit_before = before >= 0 and bool(scored.alarm[before])
+            events.append(Event(stream.stream, onset, end, delay_ns, lit_before))
         normal += int((~stream.label).sum())
         labelled = set(stream.ts[stream.label].tolist())
-        false_alarms += sum(
-            flag.event == "raised" and flag.stream == stream.stream and flag.ts not in labelled
-            for flag in summary.flags
-        )
+        false_alarms += sum(ts not in labelled for ts in lamps[stream.stream])
     return Verdict(tuple(events), false_alarms, normal * period_ns / NS_PER_HOUR)
 
 

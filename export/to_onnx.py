@@ -182,9 +182,9 @@ def _translate(detector: Detector, x: Tensor, state: tuple[Tensor, ...]) -> onnx
 def _sum(x: ir.Value, dim: Sequence[int], keepdim: bool = False) -> ir.Value:
     """A sum over the features as a product with ones; the exporter calls it for every ``sum``.
 
-    onnxruntime's ``ReduceSum`` adds a row up in an order that depends on where in memory the row
-    begins, so its rounding depends on a stream's place in the batch, unless the features are four
-    at most or a multiple of four. Its ``MatMul`` does not (docs/decisions.md).
+    The rounding of onnxruntime's ``ReduceSum`` depends on a stream's place in the batch, unless the
+    features are four at most or a multiple of four. That of its ``MatMul`` does not
+    (docs/decisions.md).
     """
     shape = list(x.shape or ())
     if [axis % len(shape) for axis in dim] != [len(shape) - 1]:

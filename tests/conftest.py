@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 READY_S = 10.0
 
@@ -124,6 +125,12 @@ class Broker:
         if self._process is None:
             raise RuntimeError("the broker was expected to run")
         return self._process.pid
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """As `andon train` does: networks this small only wait for a second thread."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edge_runtime.errors import TrainingError
 from train import loop
 from train.data import CALIBRATION_SHARE, History, Notice, Segment, Use
 from train.detector import Detector
@@ -25,6 +26,7 @@ WARM_SHARE = 0.95
 WARM_STARTS, WARM_HORIZON = 64, 256
 # A limit so low is rounding noise: the sensors stood still. In deviations of the normal error.
 LOWEST_LIMIT = 0.1
+LEAST_CALIBRATION_ROWS = 30
 EVALUATION_WINDOW, EVALUATION_LANES = 256, 64
 SECONDS_PER_DAY = 86_400
 
@@ -127,6 +129,7 @@ def calibrate(
     detector.scoring.set(whitening, 1.0)
     warm_up_steps = measure_warm_up(detector, history.segments, on_notice)
     warm = max(WARM_ROWS, warm_up_steps)
+    require_calibration_rows(history, warm)
     distances = _distances(detector, evaluation(history.segments, "calibration", warm))
     limit = choose_limit(distances, per_day, history.period_ms)
     detector.scoring.set(whitening, limit.distance)
@@ -134,6 +137,22 @@ def calibrate(
     if sentence:
         on_notice(sentence)
     return Calibration(limit, whitening, warm_up_steps, distances)
+
+
+def require_calibration_rows(history: History, warm: int) -> None:
+    """Refuses a history in which the warm-up leaves too little to calibrate on.
+
+    Raises:
+        TrainingError: With what there is and what is wanted.
+    """
+    parts = pieces(history.segments, "calibration", 1, warm)
+    rows = sum(len(part.values) - part.first for part in parts)
+    if rows < LEAST_CALIBRATION_ROWS:
+        raise TrainingError(
+            f"too little data to calibrate: wanted at least {LEAST_CALIBRATION_ROWS} samples, got "
+            f"{rows}. This network warms up for {warm} samples, which do not count after a gap: "
+            "record without gaps for longer, or choose a network that remembers less"
+        )
 
 
 @torch.no_grad()
@@ -152,13 +171,15 @@ def measure_warm_up(detector: Detector, segments: Sequence[Segment], on_notice: 
         Samples whose score does not count, at least one.
     """
     horizon = min(WARM_HORIZON, max(len(segment.values) for segment in segments) // 2)
-    starts = [
-        (segment.values, row)
-        for segment in segments
-        for row in range(horizon, len(segment.values) - horizon + 1)
-    ]
-    picked = np.unique(np.linspace(0, len(starts) - 1, WARM_STARTS).round().astype(int))
-    stretches = [starts[at][0][starts[at][1] - horizon : starts[at][1] + horizon] for at in picked]
+    # In segment k a stretch can begin at each of so many rows.
+    room = [max(0, len(segment.values) - 2 * horizon + 1) for segment in segments]
+    ends = np.cumsum(room)
+    picked = np.unique(np.linspace(0, ends[-1] - 1, WARM_STARTS).round().astype(int))
+    stretches = []
+    for at in picked:
+        k = int(np.searchsorted(ends, at, side="right"))
+        row = at - (ends[k] - room[k])
+        stretches.append(segments[k].values[row : row + 2 * horizon])
     x = torch.from_numpy(np.stack(stretches, axis=1)).float()  # [2 * horizon, start, feature]
     warm, _, _ = detector(x, detector.initial_state(len(picked)))  # [2 * horizon, start]
     cold, _, _ = detector(x[horizon:], detector.initial_state(len(picked)))  # [horizon, start]

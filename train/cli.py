@@ -44,7 +44,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--period-ms", type=float, help="Between two samples, by default their median.")
 @click.option("--max-gap-ms", type=float, help="A longer silence cuts; by default 5 periods.")
 @click.option(
-    "--false-alarms-per-day", type=float, help="Samples above the alarm level; by default 1."
+    "--false-alarms-per-day",
+    type=float,
+    help="Healthy samples of one machine above the alarm level; by default 1. The gateway's "
+    "hold_steps makes alarms rarer than that.",
 )
 @click.option("--resume", is_flag=True, help="Go on after an interruption.")
 @click.option("--force", is_flag=True, help="Begin anew where there is a run already.")
@@ -170,8 +173,8 @@ def _say_result(report: dict[str, Any], experiment: Experiment, folder: Folder) 
         f"level     1.0 is a distance of {calibration['limit']:.2f} (median "
         f"{calibration['distance']['median']:.2f}); {calibration['rows_above']} of "
         f"{calibration['rows']:,} calibration samples are above it",
-        f"alarms    {calibration['false_alarms_per_day']:g} a day asked for, "
-        f"{calibration['supported_false_alarms_per_day']:.3g} a day supported by the data",
+        f"alarms    {calibration['false_alarms_per_day']:g} healthy samples a day and machine above"
+        f" it asked for, {calibration['supported_false_alarms_per_day']:.3g} supported by the data",
         f"warm-up   {report['warm_up_steps']} samples",
         f"written   {folder.path}: checkpoint.pt, run.json, curves.csv, curves.png",
     ]

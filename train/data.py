@@ -108,7 +108,7 @@ def read_history(config: DataConfig, groups: Sequence[Files], on_notice: Notice)
     rows_of = {path: group.first_rows for group in groups for path in list_files(group.paths)}
     streams = _read(config, rows_of, on_notice)
     features = _common_features(streams, config.features, on_notice)
-    period_ns = config.period_ms * 1e6 if config.period_ms else _common_period(streams, on_notice)
+    period_ns = config.period_ms * 1e6 if config.period_ms else _common_period(streams)
     max_gap_ns = config.max_gap_ms * 1e6 if config.max_gap_ms else GAP_PERIODS * period_ns
     return History(
         features=features,
@@ -195,16 +195,17 @@ def _filled(stream: RecordedStream) -> set[str]:
     return {name for at, name in enumerate(stream.columns) if filled[:, at].any()}
 
 
-def _common_period(streams: Sequence[RecordedStream], on_notice: Notice) -> float:
+def _common_period(streams: Sequence[RecordedStream]) -> float:
     """The median of the streams' sample periods, in nanoseconds."""
     periods = [sample_period_ns(stream.ts) for stream in streams if len(stream.ts) > 1]
     if not periods:
         raise TrainingError("no stream has two samples, so there is no sample period; record more")
     period = float(np.median(periods))
     if max(periods) > 1.5 * period or min(periods) < period / 1.5:
-        on_notice(
+        raise TrainingError(
             f"sample periods differ from stream to stream, {min(periods) / 1e6:g} to "
-            f"{max(periods) / 1e6:g} ms; one detector suits one period"
+            f"{max(periods) / 1e6:g} ms; one detector suits one period. Train on the streams of "
+            "one period, or say with --period-ms which one counts"
         )
     return period
 
@@ -226,7 +227,13 @@ def _segments(
         found.extend(_divide(stream.name, long))
     told = [f"{cause}: {number:,}" for cause, number in causes.items() if number]
     if told:
-        on_notice(f"{'; '.join(told)}. What is left: segments: {len(found):,}")
+        hint = (
+            ". Does a file hold several machines? Name the column that tells them apart with "
+            "--stream-column"
+            if causes["steps back in time"]
+            else ""
+        )
+        on_notice(f"{'; '.join(told)}. What is left: segments: {len(found):,}{hint}")
     return tuple(found)
 
 

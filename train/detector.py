@@ -123,7 +123,7 @@ class Checkpoint:
 
     Attributes:
         detector: In evaluation mode.
-        meta: Plain JSON data; see `train.loop` for its keys.
+        meta: Plain JSON data; see `train.experiment` for its keys.
     """
 
     detector: Detector
@@ -160,6 +160,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_dir():
         path = path / "checkpoint.pt"
+        if not path.exists() and (path.parent / "last.pt").exists():
+            raise TrainingError(
+                f"{path.parent}: this training is not finished; `andon train ... -o {path.parent} "
+                "--resume` goes on with it"
+            )
     content = read_saved(path, "checkpoint", CHECKPOINT_SCHEMA)
     try:
         detector = Detector(**content["detector"])

@@ -16,14 +16,25 @@ from edge_runtime.errors import TrainingError
 from edge_runtime.files import write_text
 from edge_runtime.tables import did_you_mean
 from train import curves, loop
-from train.calibration import WARM_ROWS, Calibration, calibrate, evaluation
+from train.calibration import (
+    LEAST_CALIBRATION_ROWS,
+    SECONDS_PER_DAY,
+    WARM_ROWS,
+    Calibration,
+    calibrate,
+    evaluation,
+)
 from train.config import FeatureConfig, Files, TrainConfig
 from train.data import History, Notice, Use, normaliser, read_history
 from train.detector import Detector, save_checkpoint
 from train.windows import Piece, Windows, lay_out, pieces
 
 RUN_SCHEMA = 1
-LEAST_ROWS: Mapping[Use, int] = {"fit": 200, "validation": 30, "calibration": 30}
+LEAST_ROWS: Mapping[Use, int] = {
+    "fit": 200,
+    "validation": 30,
+    "calibration": LEAST_CALIBRATION_ROWS,
+}
 # Lanes chosen by themselves: as many as leave this many updates of the weights in a pass.
 UPDATES, MOST_LANES = 32, 64
 
@@ -88,6 +99,7 @@ class Experiment:
         self.history = read_history(config.data, files, on_notice)
         _require_known(config, self.history)
         require_enough(self.history)
+        _require_possible(config.calibration.false_alarms_per_day, self.history.period_ms)
         self.train = _training_windows(config, self.history)
         self.validation = evaluation(self.history.segments, "validation", WARM_ROWS)
 
@@ -196,6 +208,15 @@ def require_enough(history: History) -> None:
             f"too little data: wanted at least {wanted}; got {got}, from {rows:,} rows in "
             f"{len(history.segments):,} segments. After a gap, {WARM_ROWS} samples warm up before "
             "validation and calibration count"
+        )
+
+
+def _require_possible(per_day: float, period_ms: float) -> None:
+    samples = SECONDS_PER_DAY * 1000 / period_ms
+    if per_day >= samples:
+        raise TrainingError(
+            f"--false-alarms-per-day wants fewer than the {samples:,.0f} samples of a day, "
+            f"got {per_day:g}"
         )
 
 

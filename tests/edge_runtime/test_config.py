@@ -287,6 +287,14 @@ def test_placeholders_must_be_those_of_the_topic(plant: Path) -> None:
     ]
 
 
+def test_machines_of_two_lines_must_not_share_a_state(plant: Path) -> None:
+    text = MINIMAL.replace('stream = "{line}/', 'stream = "')
+    assert problems_of(plant, text) == [
+        '[[pipeline]] 1 stream: "{machine}" has no {line}, which topic has: machines would share '
+        "one state"
+    ]
+
+
 def test_a_bad_topic_is_refused_with_the_reason(plant: Path) -> None:
     assert problems_of(plant, MINIMAL.replace("{line}/{machine}/tele", "+/{machine}/tele")) == [
         '[[pipeline]] 1 topic: "factory/+/{machine}/telemetry": '

@@ -321,8 +321,9 @@ def test_events_delays_and_false_alarms() -> None:
         (START + first * SECOND, START + last * SECOND)
         for first, last in ((4, 8), (14, 16), (21, 23), (27, 27))
     ]
-    assert [e.delay_ns for e in verdict.events] == [2 * SECOND, None, 0, None]
-    assert verdict.detected == 2
+    assert [e.delay_ns for e in verdict.events] == [2 * SECOND, None, None, None]
+    assert [e.lit_before for e in verdict.events] == [False, False, True, False]
+    assert (verdict.detected, verdict.lit_before) == (1, 1)
     assert verdict.false_alarms == 2
     assert verdict.normal_hours == pytest.approx(16 / 3600)
     assert verdict.false_alarms_per_hour == pytest.approx(2 / (16 / 3600))

@@ -15,7 +15,7 @@ from edge_runtime.cli import main
 from edge_runtime.session import load_model
 from export import to_onnx
 from sample_models import sample_detector, sample_meta, sample_model
-from train.detector import Detector, save_checkpoint
+from train.detector import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +26,14 @@ def run_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     save_checkpoint(folder / "checkpoint.pt", sample_detector(), sample_meta())
     return folder
+
+
+@pytest.fixture
+def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes tracing free for a test that is about what comes after it."""
+    proto = onnx.load(sample_model())
+    proto.ClearField("metadata_props")
+    monkeypatch.setattr(to_onnx, "trace", lambda _: proto)
 
 
 def andon_export(*arguments: str | Path) -> Result:
@@ -80,11 +88,11 @@ def test_a_new_process_on_another_persons_account_writes_the_same_bytes(
     assert sorted(tmp_path.iterdir()) == [home, tmp_path / "pump.onnx", run_folder]
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_json_goes_to_standard_output_and_nothing_else_does(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, tmp_path: Path
 ) -> None:
     """From the checkpoint file itself as well as from its folder, over an older model."""
-    monkeypatch.setattr(to_onnx, "trace", _already_traced)
     output = tmp_path / "pump.onnx"
     output.write_bytes(b"the model of last year")
     result = andon_export(run_folder / "checkpoint.pt", "-o", output, "--json")
@@ -157,14 +165,12 @@ def test_a_refused_export_is_one_sentence(run_folder: Path, tmp_path: Path) -> N
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_an_output_that_cannot_be_a_file_is_named(
-    run_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("traced_once")
+def test_an_output_that_cannot_be_a_file_is_named(run_folder: Path) -> None:
     result = andon_export(run_folder, "-o", run_folder)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "is a directory" in result.stderr
     checkpoint = run_folder / "checkpoint.pt"
-    monkeypatch.setattr(to_onnx, "trace", _already_traced)
     result = andon_export(run_folder, "-o", checkpoint / "pump.onnx")
     assert_refused(result, checkpoint / "pump.onnx", "pump.onnx: cannot be written: ")
     assert list(run_folder.iterdir()) == [checkpoint]
@@ -176,10 +182,3 @@ def test_help_says_what_it_does_with_an_example() -> None:
     assert result.exit_code == 0
     assert "Example: andon export run -o pump.onnx" in result.stdout
     assert "if a promise does not hold, nothing is written" in " ".join(result.stdout.split())
-
-
-def _already_traced(_: Detector) -> onnx.ModelProto:
-    """The graph of `sample_model`, for tests that are about what comes after it."""
-    proto = onnx.load(sample_model())
-    proto.ClearField("metadata_props")
-    return proto
