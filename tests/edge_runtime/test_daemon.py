@@ -19,8 +19,13 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import Broker, Certificates, MakeBroker
-from edge_runtime.config import BrokerConfig
+from edge_runtime.config import BrokerConfig, PipelineConfig
+from edge_runtime.daemon import Gateway, Route
 from edge_runtime.link import Publisher, Subscriber
+from edge_runtime.mqtt import Message, StopEvent
+from edge_runtime.pipeline import Block
+from edge_runtime.session import load_model
+from edge_runtime.store import Publication
 from sample_models import FEATURES, MAX_GAP_MS, WARM_UP_STEPS, sample_model
 
 START_MS = 1_767_225_600_000  # 2026-01-01
@@ -464,3 +469,78 @@ def test_what_is_still_to_be_reported_goes_out_at_the_end(plant: Plant) -> None:
             plant.hear(listener, scores=1)
         plant.hear(listener, rejected=2)
     assert [report["total"] for report in plant.heard.rejected] == [1, 5]
+
+
+class Seam:
+    """Source and store in one, noting in which order they are asked for what."""
+
+    def __init__(self, batch: list[Message], *, broken: bool = False) -> None:
+        self.calls: list[str] = []
+        self._batch = batch
+        self._broken = broken
+        self._waiting: list[Publication] = []
+
+    def batches(self, stop: StopEvent) -> Iterator[list[Message]]:
+        yield self._batch
+
+    def commit(self, blocks: Sequence[Block], publications: Sequence[Publication]) -> None:
+        if self._broken:
+            raise OSError("disk full")
+        self.calls.append(f"commit {len(blocks)}")
+        self._waiting.extend(publications)
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        self.calls.append(f"acknowledge {len(messages)}")
+
+    def outbox(self) -> Iterator[Publication]:
+        while self._waiting:
+            yield self._waiting.pop(0)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self.calls.append(f"publish {topic}")
+
+
+def gateway_at(seam: Seam) -> Gateway:
+    model = sample_model()
+    config = PipelineConfig(
+        model=model, topic="plant/{m}", stream="{m}", publish="andon/{m}", emit="scores"
+    )
+    return Gateway([Route(config, load_model(model), 1 << 20)], seam, seam, REJECTED)
+
+
+def messages_of(names: str) -> list[Message]:
+    payload = sample(START_MS, [1.0, 2.0, 3.0])
+    return [Message(f"plant/{name}", payload, 1, 1, False, False, 1) for name in names]
+
+
+def test_nothing_is_acknowledged_before_it_is_safe_nor_published_before() -> None:
+    seam = Seam(messages_of("ab"))
+    gateway_at(seam).run(StopEvent())
+    assert seam.calls == ["commit 2", "acknowledge 2", "publish andon/a", "publish andon/b"]
+
+
+def test_what_is_not_safe_is_not_acknowledged() -> None:
+    seam = Seam(messages_of("a"), broken=True)
+    with pytest.raises(OSError, match="disk full"):
+        gateway_at(seam).run(StopEvent())
+    assert seam.calls == []
+
+
+def test_a_topic_that_one_pipeline_cannot_name_still_reaches_the_other() -> None:
+    seam = Seam([Message("f//t", sample(START_MS, [1.0, 2.0, 3.0]), 1, 1, False, False, 1)] * 2)
+    model = sample_model()
+    session = load_model(model)
+    routes = [
+        Route(
+            PipelineConfig(
+                model=model, topic="f/{m}/t", stream=stream, publish="o/x{m}", emit="scores"
+            ),
+            session,
+            1 << 20,
+        )
+        for stream in ("{m}", "s{m}")
+    ]
+    gateway = Gateway(routes, seam, seam, REJECTED)
+    gateway.run(StopEvent())
+    assert gateway.scored == 1
+    assert gateway.refusals.totals() == {"bad_topic": 2, "late": 1}
