@@ -191,28 +191,26 @@ class Gateway:
 
     def _lookup(self, topic: str) -> tuple[Destination, ...]:
         known = self._destinations.get(topic)
-        if known is None:
-            known = tuple(self._find(topic))
-            if len(self._destinations) >= MAX_KNOWN_TOPICS:  # topics are the sender's choice
-                self._destinations.clear()
-            if known:
-                self._destinations[topic] = known
-        return known
+        return self._find(topic) if known is None else known
 
-    def _find(self, topic: str) -> Iterator[Destination]:
-        heard = False
+    def _find(self, topic: str) -> tuple[Destination, ...]:
+        """Asks every route; remembers the answer, unless the next refusal is to be counted too."""
+        found, refused = [], False
         for route in self._routes:
             try:
                 destination = route.destination(topic)
             except PayloadError as error:
                 self.refusals.add(topic, error.cause, error.detail, topic=topic)
-                heard = True
-                continue
-            if destination is not None:
-                heard = True
-                yield destination
-        if not heard:
+                refused = True
+            else:
+                found += [] if destination is None else [destination]
+        if not found and not refused:
             self.refusals.add(topic, "unknown_topic", "no pipeline listens to it", topic=topic)
+        elif not refused:
+            if len(self._destinations) >= MAX_KNOWN_TOPICS:  # topics are the sender's choice
+                self._destinations.clear()
+            self._destinations[topic] = tuple(found)
+        return tuple(found)
 
     def _publications(
         self, route: Route, result: Result, topics: dict[tuple[Route, str], str], group: _Group

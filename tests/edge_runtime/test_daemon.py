@@ -480,7 +480,7 @@ class Seam:
         self._broken = broken
         self._waiting: list[Publication] = []
 
-    def batches(self, stop: StopEvent) -> Iterator[list[Message]]:
+    def batches(self, stop: StopEvent) -> Iterator[list[Message]]:  # noqa: ARG002 - the seam's
         yield self._batch
 
     def commit(self, blocks: Sequence[Block], publications: Sequence[Publication]) -> None:
@@ -496,7 +496,13 @@ class Seam:
         while self._waiting:
             yield self._waiting.pop(0)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,  # noqa: ARG002 - the seam's
+        *,
+        retain: bool = False,  # noqa: ARG002
+    ) -> None:
         self.calls.append(f"publish {topic}")
 
 
