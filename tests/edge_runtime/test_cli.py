@@ -135,3 +135,43 @@ def test_a_lower_threshold_keeps_its_hysteresis(tmp_path: Path) -> None:
     result = run("replay", str(sample_model()), str(day), "--enter", "0.2", "--leave", "0.3")
     assert result.exit_code == 1
     assert "must not exceed enter" in result.output
+
+
+@pytest.mark.parametrize("option", ["--scores", "--flags", "--plot"])
+@pytest.mark.parametrize("victim", ["day.csv", "model.onnx"])
+def test_replay_does_not_write_over_what_it_reads(tmp_path: Path, option: str, victim: str) -> None:
+    day = write_day(tmp_path / "day.csv")
+    model = tmp_path / "model.onnx"
+    model.write_bytes(sample_model().read_bytes())
+    before = (tmp_path / victim).read_bytes()
+    result = run("replay", str(model), str(day), option, str(tmp_path / victim))
+    assert result.exit_code == 2
+    assert "would be overwritten" in result.output
+    assert (tmp_path / victim).read_bytes() == before
+
+
+def test_replay_does_not_write_two_things_into_one_file(tmp_path: Path) -> None:
+    day, out = write_day(tmp_path / "day.csv"), str(tmp_path / "out.jsonl")
+    result = run("replay", str(sample_model()), str(day), "--scores", out, "--flags", out)
+    assert result.exit_code == 2
+    assert not Path(out).exists()
+
+
+def test_replay_warns_when_little_could_be_judged(tmp_path: Path) -> None:
+    day = write_day(tmp_path / "day.csv")
+    hourly = day.read_text().replace("T00:00:", "T").replace("Z,", ":00:00Z,")
+    hours = [line for line in hourly.splitlines() if line.startswith("time") or line[11:13] < "24"]
+    day.write_text("\n".join(hours) + "\n")
+    result = run("replay", str(sample_model()), str(day))
+    assert result.exit_code == 0, result.output
+    assert "WARNING: day: only 0 of 24 samples could raise an alarm" in result.output
+    assert "started afresh 23 times" in result.output
+
+
+def test_replay_warns_when_machines_are_mixed_in_one_file(tmp_path: Path) -> None:
+    day = write_day(tmp_path / "day.csv")
+    header, *rows = day.read_text().splitlines()
+    day.write_text("\n".join([header, *rows, *rows]) + "\n")
+    result = run("replay", str(sample_model()), str(day))
+    assert "50% of the samples were not scored" in result.output
+    assert "--stream-column" in result.output

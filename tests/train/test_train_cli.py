@@ -17,8 +17,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from edge_runtime.cli import main
+from edge_runtime.errors import TrainingError
 from edge_runtime.tables import load
+from train.calibration import require_calibration_rows
 from train.config import TrainConfig
+from train.data import History, Segment
 from train.detector import load_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
@@ -265,3 +268,34 @@ def test_help_has_an_example_and_a_word_on_every_option() -> None:
     command = main.get_command(click.Context(main), "train")
     assert command is not None
     assert all(p.help for p in command.params if isinstance(p, click.Option))
+
+
+def test_more_false_alarms_than_samples_are_refused(history: Path, tmp_path: Path) -> None:
+    said = refused(andon(history, "-o", tmp_path / "run", "--false-alarms-per-day", "1e9"))
+    assert "--false-alarms-per-day wants fewer than the" in said
+    assert "got 1e+09" in said
+
+
+def test_files_of_different_periods_are_refused(tmp_path: Path) -> None:
+    for name, seconds in (("quick.csv", 1), ("slow.csv", 60)):
+        rows = [f"{1_700_000_000 + i * seconds},{i % 7}" for i in range(400)]
+        (tmp_path / name).write_text("\n".join(["time,level", *rows]) + "\n")
+    files = (tmp_path / "quick.csv", tmp_path / "slow.csv")
+    said = refused(andon(*files, "-o", tmp_path / "run"))
+    assert "sample periods differ" in said
+    assert "--period-ms" in said
+
+
+def test_a_training_that_is_not_finished_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"not finished.*--resume"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_warm_up_that_leaves_nothing_to_calibrate_on_is_refused() -> None:
+    segment = Segment("a", np.zeros((200, 1)), fit_rows=100, validation_rows=150)
+    short = [Segment("b", np.zeros((70, 1)), fit_rows=0, validation_rows=0)] * 9
+    history = History(("x",), (segment, *short), 1000.0, 5000.0, ("a.csv",), "")
+    require_calibration_rows(history, 64)
+    with pytest.raises(TrainingError, match="warms up for 256 samples"):
+        require_calibration_rows(history, 256)
