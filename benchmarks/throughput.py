@@ -28,6 +28,7 @@ from edge_runtime.config import BrokerConfig
 from edge_runtime.files import write_text
 from edge_runtime.link import Publisher, Subscriber
 from export.to_onnx import export_checkpoint
+from train.config import ModelConfig
 from train.detector import Checkpoint, Detector
 
 FEATURES = tuple(f"sensor_{i}" for i in range(8))
@@ -116,7 +117,7 @@ def main(messages: int, streams: int, rounds: int, output: Path | None) -> None:
 
 def _export_model(path: Path) -> None:
     torch.manual_seed(0)
-    detector = Detector(FEATURES, cell="lstm", hidden=64).eval()
+    detector = Detector(FEATURES, ModelConfig(cell="lstm", hidden=64)).eval()
     for parameter in detector.parameters():
         parameter.requires_grad = False
     meta = {

@@ -19,7 +19,8 @@ path)``; only what lies on the disk (`InputFile`, `OutputFile`) is looked at by 
 
 A field is a ``str``, ``int`` (not a bool), ``float`` (finite; a whole number will do), ``bool``,
 ``Path`` (relative to the folder of the TOML file), ``Literal``, another `Table`, a
-``tuple[T, ...]`` of these, or any of them ``| None``.
+``tuple[T, ...]`` of these, any of them ``| None``, or two of them that TOML tells apart, such as
+``int | tuple[str, ...]``.
 """
 
 import dataclasses
@@ -258,8 +259,8 @@ def _kind(hint: Any) -> _Kind:  # noqa: ANN401 type hints have no type in common
         inner = _kind(arguments[0])
         return inner._replace(checks=inner.checks + arguments[1:])
     if origin in (typing.Union, types.UnionType):
-        (given,) = set(arguments) - {types.NoneType}
-        return _kind(given)
+        given = [argument for argument in arguments if argument is not types.NoneType]
+        return _kind(given[0]) if len(given) == 1 else _either([_kind(hint) for hint in given])
     if origin is Literal:
         return _kind(type(arguments[0]))._replace(checks=(one_of(*arguments),))
     if origin is tuple:
@@ -270,6 +271,22 @@ def _kind(hint: Any) -> _Kind:  # noqa: ANN401 type hints have no type in common
     if issubclass(hint, Table):
         return _Kind(hint, "a table", (dict,), lambda r, raw, at: r.table(hint, raw, at))
     return _SCALARS[hint]
+
+
+def _either(kinds: Sequence[_Kind]) -> _Kind:
+    """Any of some kinds that TOML tells apart; the rules of the one that came hold."""
+
+    def convert(reader: "_Reader", raw: object, where: Where) -> object:
+        kind = next(kind for kind in kinds if type(raw) in kind.accepted)
+        return kind.convert(reader, raw, where)
+
+    def complaint(value: object) -> str | None:
+        checks = (c for kind in kinds if isinstance(value, kind.base) for c in kind.checks)
+        return next(filter(None, (check.complaint(value) for check in checks)), None)
+
+    accepted = tuple(kind for each in kinds for kind in each.accepted)
+    wanted = " or ".join(kind.wanted for kind in kinds)
+    return _Kind(object, wanted, accepted, convert, (Check(complaint),))
 
 
 def _kinds(table: type[Table]) -> dict[str, _Kind]:

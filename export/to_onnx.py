@@ -120,7 +120,8 @@ class _Flat(nn.Module):
         score, contribution, after = self.detector(
             x, dict(zip(names, state, strict=True)), unroll=in_onnx
         )
-        return score, contribution, *(after[name] for name in names)
+        said = (score,) if contribution is None else (score, contribution)
+        return *said, *(after[name] for name in names)
 
 
 def trace(detector: Detector) -> onnx.ModelProto:
@@ -152,7 +153,9 @@ def trace(detector: Detector) -> onnx.ModelProto:
 
 def _translate(detector: Detector, x: Tensor, state: tuple[Tensor, ...]) -> onnx.ModelProto:
     names = list(detector.state_names)
+    says = ["score"] if detector.target is not None else ["score", "contribution"]
     stream = torch.export.Dim(STREAM, min=1)
+    axes = tuple({detector.stream_axes[name]: stream} for name in names)
     try:
         program = torch.onnx.export(
             _Flat(detector),
@@ -161,11 +164,8 @@ def _translate(detector: Detector, x: Tensor, state: tuple[Tensor, ...]) -> onnx
             verbose=False,
             opset_version=OPSET,
             input_names=["x", *names],
-            output_names=["score", "contribution", *(name + NEXT for name in names)],
-            dynamic_shapes=(
-                {0: torch.export.Dim(TIME, min=1), 1: stream},
-                tuple({0: stream} for _ in names),
-            ),
+            output_names=[*says, *(name + NEXT for name in names)],
+            dynamic_shapes=({0: torch.export.Dim(TIME, min=1), 1: stream}, axes),
             custom_translation_table={torch.ops.aten.sum.dim_IntList: _sum},
         )
     except torch.onnx.OnnxExporterError as error:
@@ -219,7 +219,6 @@ def describe(detector: Detector, meta: dict[str, Any]) -> Contract:
 
 def _contract(detector: Detector, meta: dict[str, Any]) -> Contract:
     state = detector.initial_state(1)
-    calibration = meta["calibration"]
     sensors = meta.get("features", {})
     return Contract(
         schema=CONTRACT_SCHEMA,
@@ -228,21 +227,17 @@ def _contract(detector: Detector, meta: dict[str, Any]) -> Contract:
             State(
                 input=name,
                 output=name + NEXT,
-                shape=(STREAM, *state[name].shape[1:]),
+                shape=_with_stream(state[name].shape, axis),
                 dtype=str(state[name].dtype).removeprefix("torch."),
             )
-            for name in detector.state_names
+            for name, axis in detector.stream_axes.items()
         ),
         sample_period_ms=meta["sample_period_ms"],
         max_gap_ms=meta["max_gap_ms"],
         warm_up_steps=meta["warm_up_steps"],
-        contribution="contribution",
-        calibration=Calibration(
-            data_digest=calibration["data_digest"],
-            rows=calibration["rows"],
-            false_alarms_per_day=calibration["false_alarms_per_day"],
-            supported_false_alarms_per_day=calibration["supported_false_alarms_per_day"],
-        ),
+        look_ahead=detector.look_ahead,
+        contribution=None if detector.target else "contribution",
+        calibration=_calibration(meta["calibration"]),
         training=meta["training"],
         golden=_golden(detector),
     )
@@ -253,6 +248,21 @@ def _feature(name: str, described: dict[str, Any]) -> Feature:
     return Feature(name=name, unit=described.get("unit", ""), low=low, high=high)
 
 
+def _with_stream(shape: Sequence[int], axis: int) -> tuple[int | str, ...]:
+    return (*shape[:axis], STREAM, *shape[axis + 1 :])
+
+
+def _calibration(found: dict[str, Any] | None) -> Calibration | None:
+    if found is None:
+        return None  # what reads a target off is not calibrated to an alarm level
+    return Calibration(
+        data_digest=found["data_digest"],
+        rows=found["rows"],
+        false_alarms_per_day=found["false_alarms_per_day"],
+        supported_false_alarms_per_day=found["supported_false_alarms_per_day"],
+    )
+
+
 def _golden(detector: Detector) -> Golden:
     x = plausible_samples(detector, GOLDEN_STEPS, GOLDEN_STREAMS, seed=20)
     with torch.no_grad():
@@ -261,7 +271,8 @@ def _golden(detector: Detector) -> Golden:
         )
     if not torch.isfinite(score).all():
         raise ExportError("the detector's scores are not finite: is a scale or the limit zero?")
-    return Golden(x=x.tolist(), score=score.tolist(), contribution=contribution.tolist())
+    shares = None if contribution is None else contribution.tolist()
+    return Golden(x=x.tolist(), score=score.tolist(), contribution=shares)
 
 
 def _strip(proto: onnx.ModelProto) -> None:

@@ -1,15 +1,16 @@
 """The conformance list: what every cell in `train.cells.CELLS` must do, alone and exported.
 
 Each ``check_*`` takes a `Case`. A new cell needs its line in `CELLS` and, here, its paper's
-equations in `PAPERS`; then all of this runs over it.
+equations in `PAPERS` and its operators in `RECURRENT`; then all of this runs over it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +25,10 @@ from edge_runtime.session import Float32, Outputs, Session, State, load_model
 from export.to_onnx import describe, trace
 from export.verify import graphs_of
 from sample_models import sample_detector, sample_meta, sample_model
-from train.cells import CELLS, Cell
+from train.cells import CELLS
+from train.config import ModelConfig
 from train.detector import Detector
-from train.layers import Stack
+from train.layers import BothWays, Causal
 
 Array = NDArray[np.float64]
 STEPS, STREAMS = 41, 300
@@ -38,10 +40,21 @@ LENGTHS = (1, 2, 7, 40)
 # Operators that compute each row by itself, and in the same way wherever in a batch it stands.
 # ReduceSum and RNN are missing on purpose: onnxruntime's kernels round by place and batch size.
 ROWWISE = {
-    "Add", "Clip", "Concat", "Div", "Gather", "Gemm", "Identity", "MatMul", "Mul", "Sigmoid",
-    "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze",
+    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Gemm",
+    "Identity", "MatMul", "Mod", "Mul", "Not", "Range", "Reshape", "Shape", "Sigmoid", "Slice",
+    "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze",
 }  # fmt: skip
-RECURRENT = {"LSTM", "GRU", "Scan"}
+RECURRENT = {
+    "dense": [],
+    "elman": ["GRU"],
+    "jordan": ["Scan"],
+    "irnn": ["GRU"],
+    "lstm": ["LSTM"],
+    "lstm_peephole": ["LSTM"],
+    "gru": ["GRU"],
+    "clockwork": ["GRU"],
+    "scrn": ["GRU", "GRU"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +62,57 @@ class Case:
     """A member of the list.
 
     Attributes:
-        cell: A key of `CELLS`.
-        layers: Number of recurrent layers.
+        cells: Of each layer, lowest first; keys of `CELLS`.
+        look_ahead: Samples that a second stack reads backward.
+        options: Of the cells, as items.
     """
 
-    cell: str
-    layers: int
+    cells: tuple[str, ...]
+    look_ahead: int = 0
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        """``lstm``, or ``lstm-2`` for two layers."""
-        return self.cell if self.layers == 1 else f"{self.cell}-{self.layers}"
+        """``lstm``, ``lstm-2`` for two layers, ``gru-before``, ``gru+lstm``, ``lstm-ahead``."""
+        same = len(set(self.cells)) == 1
+        name = self.cells[0] if same else "+".join(self.cells)
+        layers = f"-{len(self.cells)}" if same and len(self.cells) > 1 else ""
+        options = "".join(f"-{value}" for _, value in self.options)
+        return f"{name}{layers}{options}{'-ahead' if self.look_ahead else ''}"
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """For `sample_detector` and `sample_model`."""
+        return {
+            "cell": None,
+            "layers": self.cells,
+            "look_ahead": self.look_ahead,
+            **dict(self.options),
+        }
+
+    @property
+    def path(self) -> Path:
+        """The exported file."""
+        return sample_model(**self.model)
 
     @property
     def detector(self) -> Detector:
         """The PyTorch side; do not change it."""
-        return _detector(self.cell, self.layers)
+        return _detector(self)
 
     @property
     def session(self) -> Session:
         """The exported side, as a gateway loads it."""
-        return _session(self.cell, self.layers)
+        return _session(self)
 
 
 Check = Callable[[Case], None]
 
 
 def check_zero_state(case: Case) -> None:
-    """A stream begins with zeros, so its first score is the distance from the mean."""
+    """A stream begins with zeros, so its first score is the distance from the mean.
+
+    Not so with a look-ahead, where what lies ahead has its say.
+    """
     initial = case.session.contract.initial_state(2)
     torch_initial = case.detector.initial_state(2)
     assert list(initial) == list(torch_initial) == list(case.detector.state_names)
@@ -83,6 +120,8 @@ def check_zero_state(case: Case) -> None:
         assert value.shape == tuple(torch_initial[name].shape)
         assert not value.any()
         assert not torch_initial[name].any()
+    if case.look_ahead:
+        return
     x = samples(case, 1, 2)
     outputs, _ = case.session.run(x, initial)
     xn = (x.astype(np.float64) - case.detector.mean.numpy()) / case.detector.scale.numpy()
@@ -133,12 +172,16 @@ def check_neighbours(case: Case) -> None:
 
 
 def check_memory(case: Case) -> None:
-    """The same samples score otherwise after another past."""
+    """The same samples score otherwise after another past; to a cell without memory they do not."""
     x = samples(case, STEPS, 2)
-    _, past = run(case.session, x)
-    cold, cold_after = run(case.session, x)
-    warm, warm_after = run(case.session, x, state=past)
-    assert (cold.score[:4] != warm.score[:4]).all()
+    _, past = run(case.session, x[:-1])
+    cold, cold_after = run(case.session, x[:4])
+    warm, warm_after = run(case.session, x[:4], state=past)
+    if set(case.cells) == {"dense"}:  # but for the forecast that waits for the first sample
+        assert (cold.score[0] != warm.score[0]).all()
+        assert (cold.score[1:] == warm.score[1:]).all()
+        return
+    assert (cold.score != warm.score).all()
     assert any((cold_after[name] != warm_after[name]).any() for name in past)
 
 
@@ -146,10 +189,12 @@ def check_states(case: Case) -> None:
     """Each carried tensor counts by itself, and no two are one and the same."""
     x = samples(case, 3, 2)
     _, start = run(case.session, samples(case, STEPS, 2))
+    clocks = [name for name, value in start.items() if value.dtype.kind == "i"]
+    start |= {name: start[name] + at for at, name in enumerate(clocks)}  # no two tell the same time
     base = run(case.session, x, state=start)
     found = {"untouched": _bits(*base)}
     for name, value in start.items():
-        moved = {**start, name: value + np.float32(0.25)}
+        moved = {**start, name: value + value.dtype.type(1 if name in clocks else 0.25)}
         found[name] = _bits(*run(case.session, x, state=moved))
     for one, other in combinations(found, 2):
         assert found[one] != found[other], f"{one} and {other} give the same"
@@ -165,8 +210,9 @@ def check_reset(case: Case) -> None:
     reset = {name: value.copy() for name, value in first_after.items()}
     initial = case.session.contract.initial_state(3)
     for pair in case.session.contract.states:
-        assert pair.stream_axis == 0
-        reset[pair.input][1] = initial[pair.input][1]
+        one_stream = [slice(None)] * len(pair.shape)
+        one_stream[pair.stream_axis] = slice(1, 2)
+        reset[pair.input][tuple(one_stream)] = initial[pair.input][tuple(one_stream)]
     again, again_after = run(case.session, x, state=reset)
     one, others = np.array([1]), np.array([0, 2])
     assert_same(*rows_of(case, again, again_after, one), *rows_of(case, first, first_after, one))
@@ -183,13 +229,14 @@ def check_axes(case: Case) -> None:
     assert shapes["x"] == shapes["contribution"] == ["time", "stream", features]
     assert shapes["score"] == ["time", "stream"]
     for pair in case.session.contract.states:
-        assert shapes[pair.input] == shapes[pair.output] == ["stream", *pair.row_shape]
+        assert shapes[pair.input] == shapes[pair.output] == list(pair.shape)
     for steps, streams in ((1, 1), (1, 300), (2, 3), (5, 3), (513, 1), (1000, 2)):
         outputs, state = run(case.session, samples(case, steps, streams))
         assert outputs.score.shape == (steps, streams)
         assert outputs.contribution is not None
         assert outputs.contribution.shape == (steps, streams, features)
-        assert {len(value) for value in state.values()} == {streams}
+        for pair in case.session.contract.states:
+            assert state[pair.input].shape[pair.stream_axis] == streams
 
 
 def check_parity(case: Case) -> None:
@@ -218,32 +265,39 @@ def check_paper(case: Case) -> None:
 def check_gradient(case: Case) -> None:
     """Back-propagation through time agrees with finite differences, by every input and weight."""
     torch.manual_seed(5)
-    stack = Stack(CELLS[case.cell], 2, 3, case.layers).double()
-    weights = dict(stack.named_parameters())
+    layers = tiny_layers(case)
+    weights = dict(layers.named_parameters())
     x = torch.randn(4, 2, 2, dtype=torch.float64, requires_grad=True)
+    initial = layers.initial_state(2)
+    clocks = {name: value + 1 for name, value in initial.items() if not value.is_floating_point()}
     state = {
         name: torch.randn_like(value).requires_grad_()
-        for name, value in stack.initial_state(2).items()
+        for name, value in initial.items()
+        if name not in clocks
     }
 
     def through_time(*inputs: Tensor) -> tuple[Tensor, ...]:
         x, *rest = inputs
-        before = dict(zip(state, rest, strict=False))
+        before = dict(zip(state, rest, strict=False)) | clocks
         after_weights = dict(zip(weights, rest[len(state) :], strict=True))
-        y, after = functional_call(stack, after_weights, (x, before))
-        return y, *after.values()
+        reading, after = functional_call(layers, after_weights, (x, before))
+        outputs = [reading.past, *([] if reading.future is None else [reading.future])]
+        return *outputs, *(after[name] for name in state)
 
     assert torch.autograd.gradcheck(through_time, (x, *state.values(), *weights.values()))
 
 
 def check_operators(case: Case) -> None:
-    """One recurrent operator a layer, and around it only such as keep rows apart."""
+    """The recurrent operators of its layers, and around them only such as keep rows apart."""
     proto = _proto(case)
     nodes = [node for graph in graphs_of(proto.graph) for node in graph.node]
     count = Counter(node.op_type for node in nodes)
-    recurrent = {name: number for name, number in count.items() if name in RECURRENT}
-    assert list(recurrent.values()) == [case.layers]
-    assert set(count) <= ROWWISE | RECURRENT
+    ways = 2 if case.look_ahead else 1
+    wanted = Counter(name for cell in case.cells for name in RECURRENT[cell] * ways)
+    assert {name: count[name] for name in ("LSTM", "GRU", "RNN", "Scan", "Loop")} == {
+        name: wanted[name] for name in ("LSTM", "GRU", "RNN", "Scan", "Loop")
+    }
+    assert set(count) <= ROWWISE | set(wanted)
     assert {node.domain for node in nodes} == {""}
     assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 18)]
     assert proto.ir_version == 10  # what the oldest onnxruntime that we admit reads
@@ -291,119 +345,210 @@ CHECKS: tuple[Check, ...] = (
 DEEPEST: tuple[Check, ...] = (check_same_bytes,)
 
 
-def members(layers: tuple[int, ...] = (1, 2)) -> Iterator[tuple[str, Case, Check]]:
-    """Every check over every cell.
+SPECIAL: tuple[Case, ...] = (
+    Case(("gru",), options=(("reset", "before"),)),
+    Case(("clockwork",), options=(("periods", (1, 3)),)),
+    Case(("scrn",), options=(("context", 5), ("alpha", 0.5))),
+    Case(("gru", "lstm")),
+    Case(("scrn", "clockwork", "jordan")),
+    *(Case((cell,), look_ahead=3) for cell in ("dense", "elman", "lstm", "gru", "clockwork")),
+    Case(("jordan", "lstm_peephole"), look_ahead=2),
+)
 
-    Args:
-        layers: The depths to try.
+
+def cases() -> list[Case]:
+    """Every cell with one layer and with two, and the ways to put them together."""
+    plain = [Case((cell,) * layers) for cell in CELLS for layers in (1, 2)]
+    return [*plain, *SPECIAL]
+
+
+def members() -> Iterator[tuple[str, Case, Check]]:
+    """Every check over every case.
 
     Yields:
         A readable name such as ``lstm:chunks``, the case and the check.
     """
-    for cell in CELLS:
-        for depth in layers:
-            case = Case(cell, depth)
-            for check in (*CHECKS, *(DEEPEST if depth == max(layers) else ())):
-                yield f"{case}:{check.__name__.removeprefix('check_')}", case, check
+    for case in cases():
+        deepest = len(case.cells) > 1 or case in SPECIAL
+        for check in (*CHECKS, *(DEEPEST if deepest else ())):
+            yield f"{case}:{check.__name__.removeprefix('check_')}", case, check
 
 
 # --- The papers, read a second time. -------------------------------------------------------------
 
-
-class Weights(NamedTuple):
-    """One layer's weights by the letter that the paper gives the gate.
-
-    Attributes:
-        W: On the input, each ``[hidden, inputs]``.
-        U: On the previous hidden vector, each ``[hidden, hidden]``.
-        b: Bias, each ``[hidden]``.
-        more: Whatever else the cell has, by its name.
-    """
-
-    W: dict[str, Array]
-    U: dict[str, Array]
-    b: dict[str, Array]
-    more: dict[str, Array]
-
-    def total(self, gate: str, x: Array, h: Array) -> Array:
-        """``W x + U h + b`` of one gate, for rows ``[stream, inputs]`` and ``[stream, hidden]``."""
-        return x @ self.W[gate].T + h @ self.U[gate].T + self.b[gate]
+Weights = Mapping[str, Array]
+"""One layer's parameters by name."""
 
 
 class Paper(NamedTuple):
     """A cell as its paper has it.
 
     Attributes:
-        gates: A letter for each gate, in the order in which our weights are stacked.
-        step: ``(weights, x, state) -> state'``; the first of the state is the output.
+        step: ``(weights, x [stream, inputs], state, options) -> (y, state')``.
+        carried: Lengths of what is carried, as multiples of the hidden vector's; 0 is one number.
     """
 
-    gates: str
-    step: Callable[[Weights, Array, tuple[Array, ...]], tuple[Array, ...]]
+    step: Callable[[Weights, Array, tuple[Array, ...], Mapping[str, Any]], tuple[Array, Any]]
+    carried: tuple[int, ...]
 
 
-def elman(w: Weights, x: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+def gates(w: Weights, letters: str, x: Array, h: Array) -> dict[str, Array]:
+    """``W x + U h + b`` of each gate; the weights hold one block of rows for each letter."""
+    found = {}
+    for letter, W, U, b in zip(  # noqa: N806 - the papers' names
+        letters, *(np.split(w[name], len(letters)) for name in ("W", "U", "b")), strict=True
+    ):
+        found[letter] = x @ W.T + h @ U.T + b
+    return found
+
+
+def dense(w: Weights, x: Array, state: Any, _: Any) -> tuple[Array, Any]:
+    """A layer of a feed-forward network."""
+    return np.tanh(x @ w["W"].T + w["b"]), state
+
+
+def elman(w: Weights, x: Array, state: Any, _: Any) -> tuple[Array, Any]:
     """Elman 1990."""
     (h,) = state
-    return (np.tanh(w.total("h", x, h)),)
+    h = np.tanh(gates(w, "h", x, h)["h"])
+    return h, (h,)
 
 
-def lstm(w: Weights, x: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+def jordan(w: Weights, x: Array, state: Any, _: Any) -> tuple[Array, Any]:
+    """Jordan 1986: the output units of one step are inputs of the next."""
+    (said,) = state
+    hidden = np.tanh(np.hstack([x, said]) @ np.hstack([w["W"], w["U"]]).T + w["b"])
+    said = np.tanh(hidden @ w["V"].T + w["c"])
+    return said, (said,)
+
+
+def irnn(w: Weights, x: Array, state: Any, _: Any) -> tuple[Array, Any]:
+    """Le, Jaitly & Hinton 2015."""
+    (h,) = state
+    h = np.maximum(0.0, gates(w, "h", x, h)["h"])
+    return h, (h,)
+
+
+def lstm(w: Weights, x: Array, state: Any, _: Any) -> tuple[Array, Any]:
     """Gers, Schmidhuber & Cummins 2000, without peepholes."""
     h, c = state
-    remembered = sigmoid(w.total("f", x, h)) * c
-    written = sigmoid(w.total("i", x, h)) * np.tanh(w.total("g", x, h))
-    c = remembered + written
-    return sigmoid(w.total("o", x, h)) * np.tanh(c), c
+    net = gates(w, "ifgo", x, h)
+    c = sigmoid(net["f"]) * c + sigmoid(net["i"]) * np.tanh(net["g"])
+    h = sigmoid(net["o"]) * np.tanh(c)
+    return h, (h, c)
 
 
-def gru(w: Weights, x: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Cho et al. 2014, with the reset after the product."""
+def lstm_peephole(w: Weights, x: Array, state: Any, _: Any) -> tuple[Array, Any]:
+    """Gers & Schmidhuber 2000: each gate sees its own cell, the output gate after the update."""
+    h, c = state
+    net, (to_i, to_f, to_o) = gates(w, "ifgo", x, h), np.split(w["P"], 3)
+    new = np.empty_like(c)
+    for unit in range(c.shape[1]):  # one by one, as a peephole is
+        kept = sigmoid(net["f"][:, unit] + to_f[unit] * c[:, unit])
+        taken = sigmoid(net["i"][:, unit] + to_i[unit] * c[:, unit])
+        new[:, unit] = kept * c[:, unit] + taken * np.tanh(net["g"][:, unit])
+    h = sigmoid(net["o"] + new @ np.diag(to_o)) * np.tanh(new)
+    return h, (h, new)
+
+
+def gru(w: Weights, x: Array, state: Any, options: Mapping[str, Any]) -> tuple[Array, Any]:
+    """Cho et al. 2014; with the reset after the product as cuDNN has it."""
     (h,) = state
-    z = sigmoid(w.total("z", x, h))
-    r = sigmoid(w.total("r", x, h))
-    n = np.tanh(x @ w.W["n"].T + w.b["n"] + r * (h @ w.U["n"].T + w.more["b_U"]))
-    return (n + z * (h - n),)
+    net = gates(w, "rzn", x, h)
+    r, z = sigmoid(net["r"]), sigmoid(net["z"])
+    (_, _, W), (_, _, U), (_, _, b) = (np.split(w[k], 3) for k in ("W", "U", "b"))  # noqa: N806
+    if options.get("reset") == "before":
+        n = np.tanh(x @ W.T + (r * h) @ U.T + b)
+    else:
+        n = np.tanh(x @ W.T + b + r * (h @ U.T + w["b_U"]))
+    h = n + z * (h - n)
+    return h, (h,)
+
+
+def clockwork(w: Weights, x: Array, state: Any, options: Mapping[str, Any]) -> tuple[Array, Any]:
+    """Koutnik et al. 2014, equations 1 to 3, module by module."""
+    h, clock = state
+    periods = options.get("periods", (1, 2, 4, 8))
+    width = h.shape[1] // len(periods)
+    new = h.copy()
+    for stream, time in enumerate(clock.astype(int)):
+        for module, period in enumerate(periods):
+            if time % period:
+                continue
+            rows = slice(module * width, (module + 1) * width)
+            slower = slice(module * width, None)  # itself and all that move more slowly
+            net = w["W"][rows] @ x[stream] + w["U"][rows, slower] @ h[stream, slower] + w["b"][rows]
+            new[stream, rows] = np.tanh(net)
+    return new, (new, clock + 1)
+
+
+def scrn(w: Weights, x: Array, state: Any, options: Mapping[str, Any]) -> tuple[Array, Any]:
+    """Mikolov et al. 2015, equations 6 to 8."""
+    h, s = state
+    alpha = options.get("alpha", 0.95)
+    s = (1 - alpha) * (x @ w["B"].T) + alpha * s[:, : len(w["B"])]
+    h = sigmoid(s @ w["P"].T + x @ w["A"].T + h @ w["R"].T + w["b"])
+    return np.hstack([h, s]), (h, s)
 
 
 PAPERS: dict[str, Paper] = {
-    "elman": Paper("h", elman),
-    "lstm": Paper("ifgo", lstm),
-    "gru": Paper("rzn", gru),
+    "dense": Paper(dense, ()),
+    "elman": Paper(elman, (1,)),
+    "jordan": Paper(jordan, (1,)),
+    "irnn": Paper(irnn, (1,)),
+    "lstm": Paper(lstm, (1, 1)),
+    "lstm_peephole": Paper(lstm_peephole, (1, 1)),
+    "gru": Paper(gru, (1,)),
+    "clockwork": Paper(clockwork, (1, 0)),
+    "scrn": Paper(scrn, (1, 1)),
 }
 
 
 def by_the_papers(case: Case, x: Array) -> Array:
     """Scores ``[time, stream]`` of samples ``[time, stream, feature]``, in double precision."""
-    assert case.cell in PAPERS, f"write the equations of {case.cell}'s paper into {__name__}.PAPERS"
-    paper, detector = PAPERS[case.cell], case.detector
-    p = {name: value.double().numpy() for name, value in detector.state_dict().items()}
+    p = {name: value.double().numpy() for name, value in case.detector.state_dict().items()}
     xn = np.clip((x - p["mean"]) / p["scale"], -p["bound"], p["bound"])
-    y = xn
-    for cell in detector.stack.cells:
-        assert isinstance(cell, Cell)
-        weights = weights_of(cell, paper.gates)
-        state = tuple(np.zeros((x.shape[1], cell.hidden)) for _ in cell.state_names)
-        outputs = []
-        for x_t in y:
-            state = paper.step(weights, x_t, state)
-            outputs.append(state[0])
-        y = np.stack(outputs)
-    forecasts = y @ p["head.linear.weight"].T + p["head.linear.bias"]
-    error = xn - np.concatenate([np.zeros_like(xn[:1]), forecasts[:-1]])
-    z = (error - p["scoring.mean"]) @ p["scoring.matrix"]
+    ahead = case.look_ahead
+    line = np.concatenate([np.zeros((ahead, *xn.shape[1:])), xn])  # it stood at its mean before
+    due = line[: len(xn)]
+    past = read_by_the_papers(case, p, "layers.forth", due)
+    made = past @ p["head.linear.weight"].T + p["head.linear.bias"]
+    forecast = np.concatenate([np.zeros_like(made[:1]), made[:-1]])
+    for t in range(len(xn) if ahead else 0):
+        back = read_by_the_papers(case, p, "layers.back", line[t + 1 : t + 1 + ahead][::-1])
+        forecast[t] += back[-1] @ p["head.from_future.weight"].T
+    z = (due - forecast - p["scoring.mean"]) @ p["scoring.matrix"]
     distance: Array = np.sqrt(np.mean(z**2 + 1e-12, axis=2)) / p["scoring.limit"]
     return distance
 
 
-def weights_of(cell: Cell, gates: str) -> Weights:
-    """A layer's weights, taken apart."""
-    p = {name: value.detach().double().numpy() for name, value in cell.named_parameters()}
-    W, U, b = (  # noqa: N806 - the papers' names
-        {gate: p[name][k * cell.hidden : (k + 1) * cell.hidden] for k, gate in enumerate(gates)}
-        for name in ("W", "U", "b")
+def read_by_the_papers(case: Case, p: Weights, where: str, x: Array) -> Array:
+    """What a stack of layers makes of inputs ``[time, stream, inputs]`` from a cold start."""
+    for layer, name in enumerate(case.cells):
+        assert name in PAPERS, f"write the equations of {name}'s paper into {__name__}.PAPERS"
+        own = f"{where}.cells.{layer}."
+        weights = {key.removeprefix(own): value for key, value in p.items() if key.startswith(own)}
+        shapes = ((x.shape[1], 8) if length else x.shape[1] for length in PAPERS[name].carried)
+        state: Any = tuple(np.zeros(shape) for shape in shapes)
+        outputs = []
+        for x_t in x:
+            y, state = PAPERS[name].step(weights, x_t, state, dict(case.options))
+            outputs.append(y)
+        x = np.stack(outputs)
+    return x
+
+
+def tiny_layers(case: Case) -> Causal | BothWays:
+    """Layers as the case's, so small that finite differences can be taken of all of them."""
+    periods = {"periods": (1, 2)} if "clockwork" in case.cells else {}
+    context = {"context": 2} if "scrn" in case.cells else {}
+    model = ModelConfig(
+        layers=case.cells,
+        hidden=4 if periods else 3,
+        look_ahead=min(case.look_ahead, 2),
+        **{**dict(case.options), **periods, **context},
     )
-    return Weights(W, U, b, {name: p[name] for name in set(p) - {"W", "U", "b"}})
+    return Detector(("a", "b"), model).double().layers
 
 
 def sigmoid(v: Array) -> Array:
@@ -482,14 +627,14 @@ def _bits(outputs: Outputs, state: State) -> dict[str, bytes]:
 
 
 def _proto(case: Case) -> onnx.ModelProto:
-    return onnx.load(sample_model(case.cell, case.layers))
+    return onnx.load(case.path)
 
 
 @cache
-def _detector(cell: str, layers: int) -> Detector:
-    return sample_detector(cell, layers)
+def _detector(case: Case) -> Detector:
+    return sample_detector(**case.model)
 
 
 @cache
-def _session(cell: str, layers: int) -> Session:
-    return load_model(sample_model(cell, layers))
+def _session(case: Case) -> Session:
+    return load_model(case.path)

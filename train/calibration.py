@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import NamedTuple
 
 import numpy as np
@@ -121,7 +122,9 @@ def calibrate(
     Returns:
         The figures.
     """
-    errors = loop.errors(detector, evaluation(history.segments, "validation", WARM_ROWS))
+    ahead = detector.look_ahead
+    seen = evaluation(history.segments, "validation", WARM_ROWS, ahead)
+    errors = loop.errors(detector, seen)
     whitening = fit_whitening(errors)
     for name, floored in zip(history.features, whitening.floored, strict=True):
         if floored:
@@ -129,8 +132,9 @@ def calibrate(
     detector.scoring.set(whitening, 1.0)
     warm_up_steps = measure_warm_up(detector, history.segments, on_notice)
     warm = max(WARM_ROWS, warm_up_steps)
-    require_calibration_rows(history, warm)
-    distances = _distances(detector, evaluation(history.segments, "calibration", warm))
+    require_calibration_rows(history, warm, ahead)
+    unseen = evaluation(history.segments, "calibration", warm, ahead)
+    distances = _distances(detector, unseen)
     limit = choose_limit(distances, per_day, history.period_ms)
     detector.scoring.set(whitening, limit.distance)
     sentence = advice(limit, len(distances), per_day, history)
@@ -139,14 +143,14 @@ def calibrate(
     return Calibration(limit, whitening, warm_up_steps, distances)
 
 
-def require_calibration_rows(history: History, warm: int) -> None:
+def require_calibration_rows(history: History, warm: int, look_ahead: int = 0) -> None:
     """Refuses a history in which the warm-up leaves too little to calibrate on.
 
     Raises:
         TrainingError: With what there is and what is wanted.
     """
-    parts = pieces(history.segments, "calibration", 1, warm)
-    rows = sum(len(part.values) - part.first for part in parts)
+    parts = pieces(history.segments, "calibration", 1, warm, look_ahead)
+    rows = sum(len(part.values) - part.first - look_ahead for part in parts)
     if rows < LEAST_CALIBRATION_ROWS:
         raise TrainingError(
             f"too little data to calibrate: wanted at least {LEAST_CALIBRATION_ROWS} samples, got "
@@ -170,7 +174,11 @@ def measure_warm_up(detector: Detector, segments: Sequence[Segment], on_notice: 
     Returns:
         Samples whose score does not count, at least one.
     """
-    horizon = min(WARM_HORIZON, max(len(segment.values) for segment in segments) // 2)
+    ahead = detector.look_ahead
+    horizon = min(WARM_HORIZON + ahead, max(len(segment.values) for segment in segments) // 2)
+    # A cold start never falls in step with a clock inside, but after a full turn of it.
+    cycle = lcm(*(cell.cycle for cell in detector.cells))
+    horizon = max(horizon // cycle * cycle, min(cycle, horizon))
     # In segment k a stretch can begin at each of so many rows.
     room = [max(0, len(segment.values) - 2 * horizon + 1) for segment in segments]
     ends = np.cumsum(room)
@@ -183,23 +191,24 @@ def measure_warm_up(detector: Detector, segments: Sequence[Segment], on_notice: 
     x = torch.from_numpy(np.stack(stretches, axis=1)).float()  # [2 * horizon, start, feature]
     warm, _, _ = detector(x, detector.initial_state(len(picked)))  # [2 * horizon, start]
     cold, _, _ = detector(x[horizon:], detector.initial_state(len(picked)))  # [horizon, start]
-    normal = torch.quantile(warm[horizon:].flatten(), 0.99)
-    apart = (cold - warm[horizon:]).abs() > WARM_TOLERANCE * normal  # [horizon, start]
+    # With a look-ahead the first scores of a cold start are about no sample.
+    warm, cold = warm[horizon + ahead :], cold[ahead:]  # [horizon - ahead, start]
+    usual = warm if detector.target is None else (warm - warm.median()).abs()
+    apart = (cold - warm).abs() > WARM_TOLERANCE * torch.quantile(usual.flatten(), 0.99)
     (differs,) = np.nonzero((apart.float().mean(dim=1) > 1 - WARM_SHARE).numpy())
     steps = int(differs[-1]) + 1 if len(differs) else 1
-    if steps == horizon:
+    if steps == len(warm):
         on_notice(
-            f"a cold start still shows after {horizon} samples, the longest stretch that could be "
+            f"a cold start still shows after {steps} samples, the longest stretch that could be "
             "tried; warm-up ends there all the same"
         )
     return steps
 
 
-def evaluation(segments: Sequence[Segment], use: Use, warm: int) -> Windows:
+def evaluation(segments: Sequence[Segment], use: Use, warm: int, look_ahead: int = 0) -> Windows:
     """The windows that count for validation or calibration, warmed up."""
-    return lay_out(
-        pieces(segments, use, EVALUATION_LANES, warm), EVALUATION_WINDOW, EVALUATION_LANES
-    )
+    parts = pieces(segments, use, EVALUATION_LANES, warm, look_ahead)
+    return lay_out(parts, EVALUATION_WINDOW, EVALUATION_LANES, look_ahead)
 
 
 @torch.no_grad()

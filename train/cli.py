@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.tables import load
+from train.cells import CELLS
 from train.config import Files, TrainConfig, find_files, override
 from train.experiment import Experiment, Folder
 from train.loop import Epoch, Progress, load_progress
@@ -18,8 +20,29 @@ EXAMPLES = """\b
 Examples:
   andon train history/*.csv -o run
   andon train plant.parquet --stream-column machine --ignore operator -o run
+  andon train history.csv --layers gru,lstm --hidden 32 --look-ahead 8 -o run
+  andon train runs/*.csv --target mode --cost cross_entropy -o run
   andon train --config skab.toml --data-root skab -o run
 """
+
+
+def _layers(text: str) -> int | tuple[str, ...]:
+    """``2``, or ``gru,lstm``."""
+    if text.lstrip("-").isdigit():
+        return int(text)
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _periods(text: str) -> tuple[int, ...]:
+    """``1,2,4,8``."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"wanted whole numbers with commas between them, got {text!r}"
+        ) from error
+
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -29,13 +52,34 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder of the run.")
 @click.option("--config", type=FILE, help="An experiment; options go before what it says.")
 @click.option("--data-root", type=FOLDER, help="What [[data.files]] is relative to.")
-@click.option("--cell", help="elman, lstm (the default) or gru.")
-@click.option("--layers", type=int, help="Recurrent layers, by default 1.")
+@click.option("--cell", help=f"{', '.join(CELLS)}; by default lstm.")
+@click.option(
+    "--layers",
+    type=_layers,
+    metavar="N|CELL,CELL",
+    help="How many, by default 1, or the cell of each.",
+)
 @click.option("--hidden", type=int, help="Length of a hidden vector, by default 64.")
+@click.option(
+    "--look-ahead",
+    type=int,
+    help="Samples that a second stack reads backward; scores leave so many samples later.",
+)
+@click.option("--reset", help="Of gru: after the product (the default) or before, as in the paper.")
+@click.option("--periods", type=_periods, metavar="N,N", help="Of clockwork, by default 1,2,4,8.")
+@click.option("--context", type=int, help="Of scrn: its slow units, by default hidden / 4.")
+@click.option("--alpha", type=float, help="Of scrn: what they keep, by default 0.95.")
+@click.option(
+    "--target", metavar="COLUMN", help="Read this off the sensors instead of forecasting."
+)
+@click.option(
+    "--cost", help="squared_error (the default), or cross_entropy for a target's classes."
+)
 @click.option("--epochs", type=int, help="Passes over the history at most.")
 @click.option("--window", type=int, help="Samples through which the gradient flows back.")
 @click.option("--learning-rate", type=float, help="Of Adam.")
-@click.option("--clip-norm", type=float, help="A larger gradient is scaled down to this norm.")
+@click.option("--clip-norm", type=float, help="Longer gradients are scaled down to it; 0: not.")
+@click.option("--clip-value", type=float, help="Each element of the gradient is held at it.")
 @click.option("--seed", type=int, help="Of the initial weights, by default 0.")
 @click.option("--time-column", help="By default found by itself.")
 @click.option("--stream-column", help="Names the machine; by default each file is one.")
@@ -69,6 +113,9 @@ def train(
 
     DATA should be healthy: what is in it will not raise an alarm. The first 70 % of every stream
     train the network, the next 15 % decide when to stop, the last 15 % set the alarm level.
+
+    With --target the detector says what that column is, from the samples so far, and the score is
+    its answer: a number, or with --cost cross_entropy the most probable of the column's values.
 
     Writes checkpoint.pt, run.json, curves.csv and curves.png into the run's folder. Ctrl-C at any
     time; --resume goes on as if nothing had happened.
@@ -134,7 +181,8 @@ def _show_epoch(epoch: Epoch | None) -> str | None:
     if epoch is None:
         return None
     return (
-        f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f}"
+        f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation "
+        f"{epoch.validation_loss:.4f}, gradient norm {epoch.gradient_norm:.3g}"
     )
 
 
@@ -145,13 +193,16 @@ def _say(sentence: str) -> None:
 def _say_plan(experiment: Experiment) -> None:
     history, config = experiment.history, experiment.config
     model = config.model
-    layers = "one layer" if model.layers == 1 else f"{model.layers} layers"
+    layers = " and ".join(f"{len(list(same))} {cell}" for cell, same in groupby(model.cells))
+    ahead = f", {model.look_ahead} samples ahead" if model.look_ahead else ""
+    what = "the next sample" if history.target is None else history.target
+    verb = "forecasting" if history.target is None else "telling"
     streams = len({segment.stream for segment in history.segments})
     lines = [
         f"sensors   {', '.join(history.features)}",
         f"history   streams: {streams:,}; segments: {len(history.segments):,}; a sample every "
         f"{history.period_ms:g} ms",
-        f"network   {model.cell}, {layers} of {model.hidden}, forecasting the next sample",
+        f"network   {layers} of {model.hidden}{ahead}, {verb} {what}",
     ]
     click.echo("\n".join(lines), err=True)
 
@@ -169,12 +220,8 @@ def _say_result(report: dict[str, Any], experiment: Experiment, folder: Folder) 
     lines = [
         f"data      {used}",
         f"epochs    {training['epochs']}, the best was {training['best_epoch']}",
-        f"loss      {loss:.4f} on validation; forecasting by {others}",
-        f"level     1.0 is a distance of {calibration['limit']:.2f} (median "
-        f"{calibration['distance']['median']:.2f}); {calibration['rows_above']} of "
-        f"{calibration['rows']:,} calibration samples are above it",
-        f"alarms    {calibration['false_alarms_per_day']:g} healthy samples a day and machine above"
-        f" it asked for, {calibration['supported_false_alarms_per_day']:.3g} supported by the data",
+        f"loss      {loss:.4f} on validation; without a network, by {others}",
+        *_alarm_level(calibration),
         f"warm-up   {report['warm_up_steps']} samples",
         f"written   {folder.path}: checkpoint.pt, run.json, curves.csv, curves.png",
     ]
@@ -182,7 +229,19 @@ def _say_result(report: dict[str, Any], experiment: Experiment, folder: Folder) 
     better = [name for name, value in baselines.items() if value <= loss]
     if better:
         _say(
-            f"forecasting by {' and '.join(better)} is no worse than the network on these sensors: "
-            "more history, more epochs or another learning rate may help"
+            f"{' and '.join(better)} is no worse than the network on these sensors: more history, "
+            "more epochs or another learning rate may help"
         )
     click.echo(f"next      andon export {folder.path} -o model.onnx", err=True)
+
+
+def _alarm_level(calibration: dict[str, Any] | None) -> list[str]:
+    if calibration is None:
+        return ["level     none: the score is the target, the gateway's enter says when to alarm"]
+    return [
+        f"level     1.0 is a distance of {calibration['limit']:.2f} (median "
+        f"{calibration['distance']['median']:.2f}); {calibration['rows_above']} of "
+        f"{calibration['rows']:,} calibration samples are above it",
+        f"alarms    {calibration['false_alarms_per_day']:g} healthy samples a day and machine above"
+        f" it asked for, {calibration['supported_false_alarms_per_day']:.3g} supported by the data",
+    ]

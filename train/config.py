@@ -8,7 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from edge_runtime.errors import ConfigError
-from edge_runtime.tables import Problem, Table, above, at_least, between
+from edge_runtime.tables import (
+    Problem,
+    Table,
+    above,
+    at_least,
+    between,
+    did_you_mean,
+    one_of,
+    show,
+)
+from train.cells import CELLS
+
+OPTIONS = tuple(dict.fromkeys(option for kind in CELLS.values() for option in kind.options))
+MOST_LOOK_AHEAD = 256  # each score costs as many steps of the backward stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +29,68 @@ class ModelConfig(Table):
     """The ``[model]`` table.
 
     Attributes:
-        cell: A key of `train.cells.CELLS`.
-        layers: Number of recurrent layers.
+        cell: A key of `train.cells.CELLS`; None: ``lstm``.
+        layers: Number of recurrent layers of that cell, or the cells by name, lowest layer first.
         hidden: Length of a hidden vector.
+        look_ahead: Samples that a second, backward stack reads before a score leaves; 0: causal.
+        squash: Of ``lstm``: ``"tanh"`` or ``"identity"``, of the cell's input and output.
+        reset: Of ``gru``: ``"after"`` the product, as in PyTorch, or ``"before"``, as in the paper.
+        periods: Of ``clockwork``: of each module, in samples, ascending.
+        context: Of ``scrn``: length of the slow context; None: a quarter of ``hidden``.
+        alpha: Of ``scrn``: what is kept of the context from one sample to the next.
     """
 
-    cell: Literal["elman", "lstm", "gru"] = "lstm"
-    layers: Annotated[int, at_least(1)] = 1
+    cell: Annotated[str, one_of(*CELLS)] | None = None
+    layers: Annotated[int, at_least(1)] | tuple[str, ...] = 1
     hidden: Annotated[int, at_least(1)] = 64
+    look_ahead: Annotated[int, between(0, MOST_LOOK_AHEAD)] = 0
+    squash: Literal["tanh", "identity"] | None = None
+    reset: Literal["after", "before"] | None = None
+    periods: tuple[int, ...] | None = None
+    context: Annotated[int, at_least(1)] | None = None
+    alpha: Annotated[float, between(0, 1)] | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cell of each layer, lowest first."""
+        if isinstance(self.layers, tuple):
+            return self.layers
+        return (self.cell or "lstm",) * self.layers
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is said about the cells beside their width."""
+        given = {name: getattr(self, name) for name in OPTIONS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _layers_are_cells(self) -> Iterator[Problem]:
+        if not isinstance(self.layers, tuple):
+            return
+        if not self.layers:
+            yield Problem(("layers",), "wanted at least one cell, got none")
+        for at, name in enumerate(self.layers):
+            if name not in CELLS:
+                text = f"wanted a cell, got {show(name)}: {did_you_mean(name, CELLS)}"
+                yield Problem((("layers", at),), text)
+        if self.cell is not None:
+            yield Problem(("cell",), "layers names the cells already: leave one of the two out")
+
+    def _options_are_of_its_cells(self) -> Iterator[Problem]:
+        for option in self.options:
+            takers = [name for name, kind in CELLS.items() if option in kind.options]
+            if not set(takers) & set(self.cells):
+                text = f"belongs to {' and '.join(takers)}, the layers are {', '.join(self.cells)}"
+                yield Problem((option,), text)
+
+    def _cells_are_possible(self) -> Iterator[Problem]:
+        for name in dict.fromkeys(name for name in self.cells if name in CELLS):
+            kind = CELLS[name]
+            own = {key: value for key, value in self.options.items() if key in kind.options}
+            reason = kind.impossible(self.hidden, **own)
+            if reason is not None:
+                yield Problem(("hidden",), f"{name}: {reason}")
+
+    relations = (_layers_are_cells, _options_are_of_its_cells, _cells_are_possible)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +103,9 @@ class TrainingConfig(Table):
         epochs: Passes over the history at most.
         patience: Passes without a better validation loss after which training stops.
         learning_rate: Of Adam.
-        clip_norm: A gradient with a larger norm is scaled down to it.
+        cost: ``"squared_error"``, or ``"cross_entropy"`` for a target that has a few values.
+        clip_value: Each element of the gradient is held at plus or minus this; None: not at all.
+        clip_norm: A gradient with a larger norm is scaled down to it, after that; 0: not at all.
         seed: Of the initial weights, the only thing that is random.
     """
 
@@ -45,7 +114,9 @@ class TrainingConfig(Table):
     epochs: Annotated[int, at_least(1)] = 60
     patience: Annotated[int, at_least(1)] = 8
     learning_rate: Annotated[float, above(0), between(0, 1)] = 3e-3
-    clip_norm: Annotated[float, above(0)] = 1.0
+    cost: Literal["squared_error", "cross_entropy"] = "squared_error"
+    clip_value: Annotated[float, above(0)] | None = None
+    clip_norm: Annotated[float, at_least(0)] = 1.0
     seed: Annotated[int, at_least(0)] = 0
 
 
@@ -72,6 +143,7 @@ class DataConfig(Table):
         stream_column: Names the stream of each row; None: each file is a stream.
         ignore: Columns that are no sensors; one that does not exist is no error.
         features: The sensors to use; empty: every numeric column that all streams have.
+        target: Column to be read off the sensors; None: the sensors' own next values are foretold.
         period_ms: Time between two samples; None: the median of the history.
         max_gap_ms: A longer silence cuts a stream; None: five sample periods.
     """
@@ -81,6 +153,7 @@ class DataConfig(Table):
     stream_column: str | None = None
     ignore: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    target: str | None = None
     period_ms: Annotated[float, above(0)] | None = None
     max_gap_ms: Annotated[float, above(0)] | None = None
 
@@ -89,7 +162,11 @@ class DataConfig(Table):
             text = f"must not be below period_ms, got {self.max_gap_ms} < {self.period_ms}"
             yield Problem(("max_gap_ms",), text)
 
-    relations = (_gap_over_period,)
+    def _target_is_no_sensor(self) -> Iterator[Problem]:
+        if self.target is not None and self.target in (*self.features, *self.ignore):
+            yield Problem(("target",), f"{show(self.target)} is also a feature or ignored")
+
+    relations = (_gap_over_period, _target_is_no_sensor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +212,13 @@ class TrainConfig(Table):
     data: DataConfig = field(default_factory=DataConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     feature: tuple[FeatureConfig, ...] = ()
+
+    def _classes_need_a_target(self) -> Iterator[Problem]:
+        if self.training.cost == "cross_entropy" and self.data.target is None:
+            text = "tells the values of a target apart: name its column with [data] target"
+            yield Problem(("training", "cost"), f'"cross_entropy" {text}')
+
+    relations = (_classes_need_a_target,)
 
 
 Section = TypeVar("Section", ModelConfig, TrainingConfig, DataConfig, CalibrationConfig)

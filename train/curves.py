@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge_runtime.errors import AndonError
 from edge_runtime.files import replacing, write_text
+from train.config import TrainingConfig
 from train.loop import Epoch
 
 
@@ -25,13 +26,25 @@ def write_table(path: Path, history: Sequence[Epoch]) -> None:
     write_text(path, text.getvalue())
 
 
-def write_picture(path: Path, history: Sequence[Epoch], baselines: Mapping[str, float]) -> None:
+COSTS = {
+    "squared_error": "mean squared error,\nin deviations",
+    "cross_entropy": "cross-entropy,\nin nats",
+}
+
+
+def write_picture(
+    path: Path,
+    history: Sequence[Epoch],
+    baselines: Mapping[str, float],
+    config: TrainingConfig,
+) -> None:
     """Draws losses and gradient norm over the passes, with the best pass marked.
 
     Args:
         path: The PNG file.
         history: The passes, at least one.
-        baselines: Validation loss of forecasts that need no network, by name.
+        baselines: Validation loss of predictions that need no network, by name; two at most.
+        config: Says what the loss is, and where the gradient was clipped.
 
     Raises:
         AndonError: Without matplotlib.
@@ -55,16 +68,23 @@ def write_picture(path: Path, history: Sequence[Epoch], baselines: Mapping[str, 
         textcoords="offset points",
         ha="right" if best.number > max(numbers) / 2 else "left",
     )
-    for (name, loss), style in zip(baselines.items(), ("--", ":"), strict=True):
+    for (name, loss), style in zip(baselines.items(), ("--", ":"), strict=False):
         losses.axhline(loss, linestyle=style, color="#d62728", linewidth=1, label=name)
     losses.set_yscale("log")
-    losses.set_ylabel("mean squared error,\nin deviations of each sensor")
+    losses.set_ylabel(COSTS[config.cost])
     losses.yaxis.set_major_formatter("{x:g}")
     low, high = losses.get_ylim()  # between the powers of ten there is room in one decade only
     losses.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
     losses.legend(framealpha=1, edgecolor="none")
     norms.plot(numbers, [e.gradient_norm for e in history], color="#9aa5b1")
-    norms.set_ylabel("gradient norm\nbefore clipping")
+    if config.clip_norm:
+        norms.axhline(config.clip_norm, color="#d62728", linewidth=1, linestyle="--")
+        norms.annotate(
+            "clipped above", (1, config.clip_norm), xycoords=norms.get_yaxis_transform(),
+            ha="right", va="bottom", color="#d62728", fontsize="small",
+        )  # fmt: skip
+    norms.set_yscale("log")  # a gradient that explodes does so by powers of ten
+    norms.set_ylabel("largest gradient\nnorm of a pass,\nbefore clipping")
     norms.set_xlabel("epoch")
     norms.xaxis.get_major_locator().set_params(integer=True)
     for axes in (losses, norms):

@@ -44,12 +44,14 @@ class Segment:
         values: Engineering units ``[row, feature]``, all finite.
         fit_rows: The weights see the rows before this one ...
         validation_rows: ... and early stopping those from there to this one.
+        target: The target column ``[row]``, or None.
     """
 
     stream: str
     values: NDArray[np.float64]
     fit_rows: int
     validation_rows: int
+    target: NDArray[np.float64] | None = None
 
     def rows(self, use: Use) -> tuple[int, int]:
         """The one place that says which rows count for what: ``[start, stop)``.
@@ -72,6 +74,7 @@ class History:
         max_gap_ms: Longer silences have cut a stream.
         files: Names of the files, without their folders.
         digest: SHA-256 over the contents of the files, in order.
+        target: Name of the column that is to be read off the sensors, or None.
     """
 
     features: tuple[str, ...]
@@ -80,6 +83,7 @@ class History:
     max_gap_ms: float
     files: tuple[str, ...]
     digest: str
+    target: str | None = None
 
     def rows(self, use: Use) -> int:
         """How many rows there are for a use, in all segments."""
@@ -107,12 +111,13 @@ def read_history(config: DataConfig, groups: Sequence[Files], on_notice: Notice)
     """
     rows_of = {path: group.first_rows for group in groups for path in list_files(group.paths)}
     streams = _read(config, rows_of, on_notice)
-    features = _common_features(streams, config.features, on_notice)
+    features = _common_features(streams, config.features, config.target, on_notice)
     period_ns = config.period_ms * 1e6 if config.period_ms else _common_period(streams)
     max_gap_ns = config.max_gap_ms * 1e6 if config.max_gap_ms else GAP_PERIODS * period_ns
     return History(
         features=features,
-        segments=_segments(streams, features, max_gap_ns, on_notice),
+        target=config.target,
+        segments=_segments(streams, (*features, config.target), max_gap_ns, on_notice),
         period_ms=period_ns / 1e6,
         max_gap_ms=max_gap_ns / 1e6,
         files=tuple(path.name for path in rows_of),
@@ -165,18 +170,23 @@ def _read(
 
 
 def _common_features(
-    streams: Sequence[RecordedStream], wanted: Sequence[str], on_notice: Notice
+    streams: Sequence[RecordedStream],
+    wanted: Sequence[str],
+    target: str | None,
+    on_notice: Notice,
 ) -> tuple[str, ...]:
-    """The sensors asked for, or all that every stream has values of."""
+    """The sensors asked for, or all that every stream has values of; the target is none."""
     offered = Counter(name for stream in streams for name in _filled(stream))
     known = list(dict.fromkeys(name for stream in streams for name in stream.columns))
+    for name in (*wanted, *([] if target is None else [target])):
+        if offered[name] < len(streams):
+            lacking = next(s.name for s in streams if name not in _filled(s))
+            hint = "has no value of it" if name in known else did_you_mean(name, known)
+            what = "target" if name == target else "sensor"
+            raise TrainingError(f"{lacking}: no {what} {name!r}: {hint}")
     if wanted:
-        for name in wanted:
-            if offered[name] < len(streams):
-                lacking = next(s.name for s in streams if name not in _filled(s))
-                hint = "has no value of it" if name in known else did_you_mean(name, known)
-                raise TrainingError(f"{lacking}: no sensor {name!r}: {hint}")
         return tuple(dict.fromkeys(wanted))
+    known = [name for name in known if name != target]
     common = tuple(name for name in known if offered[name] == len(streams))
     partly = [name for name in known if offered[name] < len(streams)]
     if not common:
@@ -212,19 +222,22 @@ def _common_period(streams: Sequence[RecordedStream]) -> float:
 
 def _segments(
     streams: Sequence[RecordedStream],
-    features: tuple[str, ...],
+    wanted: tuple[str | None, ...],
     max_gap_ns: float,
     on_notice: Notice,
 ) -> tuple[Segment, ...]:
-    """Cuts all streams, drops what is too short, and divides the rest by use."""
+    """Cuts all streams, drops what is too short, and divides the rest by use.
+
+    ``wanted`` are the sensors and, last, the target or None.
+    """
     causes: Counter[str] = Counter()
     found: list[Segment] = []
     for stream in streams:
-        columns = [stream.columns.index(name) for name in features]
+        columns = [stream.columns.index(name) for name in wanted if name is not None]
         runs = _runs(stream.ts, stream.values[:, columns], max_gap_ns, causes)
         long = [run for run in runs if len(run) >= SHORTEST]
         causes[f"segments shorter than {SHORTEST} rows left out"] += len(runs) - len(long)
-        found.extend(_divide(stream.name, long))
+        found.extend(_divide(stream.name, long, with_target=wanted[-1] is not None))
     told = [f"{cause}: {number:,}" for cause, number in causes.items() if number]
     if told:
         hint = (
@@ -259,15 +272,18 @@ def _runs(
     return np.split(values[rows], np.flatnonzero(np.diff(run)) + 1) if len(rows) else []
 
 
-def _divide(stream: str, runs: Sequence[NDArray[np.float64]]) -> Iterator[Segment]:
+def _divide(
+    stream: str, runs: Sequence[NDArray[np.float64]], *, with_target: bool
+) -> Iterator[Segment]:
     """Divides a stream by time: its first rows to fit, its last ones to calibrate."""
     total = sum(map(len, runs))
     fit = round(total * FIT_SHARE)
     validation = round(total * (FIT_SHARE + VALIDATION_SHARE))
     before = 0
     for run in runs:
-        bounds = [min(max(edge - before, 0), len(run)) for edge in (fit, validation)]
-        yield Segment(stream, run, *bounds)
+        seen, judged = (min(max(edge - before, 0), len(run)) for edge in (fit, validation))
+        values, target = (run[:, :-1], run[:, -1]) if with_target else (run, None)
+        yield Segment(stream, values, seen, judged, target)
         before += len(run)
 
 

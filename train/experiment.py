@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edge_runtime.errors import TrainingError
 from edge_runtime.files import write_text
@@ -23,13 +24,15 @@ from train.calibration import (
     Calibration,
     calibrate,
     evaluation,
+    measure_warm_up,
 )
-from train.config import FeatureConfig, Files, TrainConfig
+from train.config import FeatureConfig, Files, ModelConfig, TrainConfig
 from train.data import History, Notice, Use, normaliser, read_history
-from train.detector import Detector, save_checkpoint
+from train.detector import Detector, Target, save_checkpoint
+from train.heads import Estimate
 from train.windows import Piece, Windows, lay_out, pieces
 
-RUN_SCHEMA = 1
+RUN_SCHEMA = 2
 LEAST_ROWS: Mapping[Use, int] = {
     "fit": 200,
     "validation": 30,
@@ -37,6 +40,7 @@ LEAST_ROWS: Mapping[Use, int] = {
 }
 # Lanes chosen by themselves: as many as leave this many updates of the weights in a pass.
 UPDATES, MOST_LANES = 32, 64
+MOST_CLASSES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +101,25 @@ class Experiment:
         self.config = config
         self.on_notice = on_notice
         self.history = read_history(config.data, files, on_notice)
+        self.look_ahead = config.model.look_ahead
         _require_known(config, self.history)
-        require_enough(self.history)
+        require_enough(self.history, self.look_ahead)
         _require_possible(config.calibration.false_alarms_per_day, self.history.period_ms)
+        self.target = find_target(self.history, config.training.cost)
         self.train = _training_windows(config, self.history)
-        self.validation = evaluation(self.history.segments, "validation", WARM_ROWS)
+        self.validation = evaluation(
+            self.history.segments, "validation", WARM_ROWS, self.look_ahead
+        )
 
     def start(self) -> loop.Progress:
         """A network with its initial weights, before the first pass."""
         model, training = self.config.model, self.config.training
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
-            detector = Detector(self.history.features, model.cell, model.layers, model.hidden)
+            detector = Detector(self.history.features, model, self.target)
         detector.normalise_by(*normaliser(self.history, self.on_notice))
+        if isinstance(detector.head, Estimate):
+            detector.head.normalise_by(target_values(self.history, "fit"))
         return loop.start(detector, training.learning_rate)
 
     def fit(self, progress: loop.Progress, folder: Folder) -> Iterator[loop.Epoch]:
@@ -123,7 +133,7 @@ class Experiment:
         training = asdict(self.config.training)
         del training["epochs"], training["patience"]
         return {
-            **asdict(self.config.model),
+            **_said(self.config.model, self.target),
             **training,
             "features": list(self.history.features),
             "data": self.history.digest,
@@ -138,33 +148,47 @@ class Experiment:
             What ``run.json`` says.
         """
         detector = progress.take_best()
-        per_day = self.config.calibration.false_alarms_per_day
-        found = calibrate(detector, self.history, per_day, self.on_notice)
+        warm_up_steps, calibration = self._calibrate(detector)
         baselines = self.baselines(detector)
         meta = {
             "features": self._features(),
             "sample_period_ms": self.history.period_ms,
             "max_gap_ms": self.history.max_gap_ms,
-            "warm_up_steps": found.warm_up_steps,
-            "calibration": _calibration(found, self.history.digest, per_day),
+            "warm_up_steps": warm_up_steps,
+            "calibration": calibration,
             "training": self._provenance(progress, baselines),
         }
         save_checkpoint(folder.checkpoint, detector, meta)
         report = {"schema": RUN_SCHEMA, **meta}
         write_text(folder.report, json.dumps(report, indent=2) + "\n")
         curves.write_table(folder.path / "curves.csv", progress.history)
-        curves.write_picture(folder.path / "curves.png", progress.history, baselines)
+        picture = folder.path / "curves.png"
+        curves.write_picture(picture, progress.history, baselines, self.config.training)
         return report
 
+    def _calibrate(self, detector: Detector) -> tuple[int, dict[str, Any] | None]:
+        """Warm-up and alarm level; what reads a target off has no alarm level."""
+        if self.target is not None:
+            return measure_warm_up(detector, self.history.segments, self.on_notice), None
+        per_day = self.config.calibration.false_alarms_per_day
+        found = calibrate(detector, self.history, per_day, self.on_notice)
+        return found.warm_up_steps, _calibration(found, self.history.digest, per_day)
+
     def baselines(self, detector: Detector) -> dict[str, float]:
-        """Validation loss of forecasts that need no network, over the very same samples."""
-        parts = pieces(self.history.segments, "validation", 1, WARM_ROWS)
+        """Validation loss of predictions that need no network, over the very same samples."""
+        parts = pieces(self.history.segments, "validation", 1, WARM_ROWS, self.look_ahead)
+        if self.target is not None:
+            return _target_baselines(detector, self.history, parts)
         mean, scale = detector.mean.double().numpy(), detector.scale.double().numpy()
         xn = [((part.values - mean) / scale, part.first) for part in parts]
-        persistence = [np.diff(values[first - 1 :], axis=0) for values, first in xn]
+        ends = [len(values) - self.look_ahead for values, _ in xn]
+        persistence = [
+            np.diff(v[first - 1 : end], axis=0) for (v, first), end in zip(xn, ends, strict=True)
+        ]
+        due = [v[first:end] for (v, first), end in zip(xn, ends, strict=True)]
         return {
             "last value": float(np.mean(np.concatenate(persistence) ** 2)),
-            "mean value": float(np.mean(np.concatenate([v[first:] for v, first in xn]) ** 2)),
+            "mean value": float(np.mean(np.concatenate(due) ** 2)),
         }
 
     def _features(self) -> dict[str, Any]:
@@ -180,7 +204,7 @@ class Experiment:
             "torch": str(torch.__version__),
             "python": sys.version.split()[0],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            **asdict(self.config.model),
+            **_said(self.config.model, self.target),
             **training,
             "lanes": self.train.lanes,
             "epochs": len(progress.history),
@@ -192,14 +216,74 @@ class Experiment:
         }
 
 
-def require_enough(history: History) -> None:
+def find_target(history: History, cost: str) -> Target | None:
+    """What is to be read off the sensors, with its classes where the cost wants some.
+
+    Raises:
+        TrainingError: For a target with one value, or with too many to be classes.
+    """
+    if history.target is None:
+        return None
+    found = np.unique(target_values(history, "fit"))
+    if len(found) < 2:  # noqa: PLR2004 - one from another
+        raise TrainingError(f"target {history.target!r} is always {found[0]:g}: nothing to learn")
+    if cost == "squared_error":
+        return Target(history.target)
+    every = np.unique(np.concatenate([target_values(history, use) for use in LEAST_ROWS]))
+    if len(every) > MOST_CLASSES:
+        raise TrainingError(
+            f"target {history.target!r} has {len(every):,} values, cross_entropy tells at most "
+            f"{MOST_CLASSES} apart; squared_error takes any number"
+        )
+    unseen = [f"{value:g}" for value in every if value not in found]
+    if unseen:
+        raise TrainingError(
+            f"target {history.target!r}: the rows that the weights see never have the value "
+            f"{', '.join(unseen)}, later ones do; record more, so that the first 70 % has them all"
+        )
+    return Target(history.target, tuple(found.tolist()))
+
+
+def target_values(history: History, use: Use) -> NDArray[np.float64]:
+    """The target at all rows for a use, ``[row]``."""
+    return np.concatenate(
+        [s.target[slice(*s.rows(use))] for s in history.segments if s.target is not None]
+    )
+
+
+def _target_baselines(
+    detector: Detector, history: History, parts: Sequence[Piece]
+) -> dict[str, float]:
+    ahead = detector.look_ahead
+    found = [p.target[p.first : len(p.values) - ahead] for p in parts if p.target is not None]
+    right = np.concatenate(found)  # [sample]
+    known = target_values(history, "fit")
+    if isinstance(detector.head, Estimate):
+        deviation = float(detector.head.scale)
+        return {"mean value": float(np.mean((right - known.mean()) ** 2) / deviation**2)}
+    values, times = np.unique(known, return_counts=True)
+    share = times / times.sum()  # [class]
+    return {"frequencies": float(-np.mean(np.log(share[np.searchsorted(values, right)])))}
+
+
+def _said(model: ModelConfig, target: Target | None) -> dict[str, Any]:
+    """The model's settings that are not left to themselves, for people."""
+    named = {} if target is None else {"target": target.name}
+    ahead = {"hidden": model.hidden, "look_ahead": model.look_ahead}
+    return {"layers": list(model.cells), **ahead, **model.options, **named}
+
+
+def require_enough(history: History, look_ahead: int = 0) -> None:
     """Refuses a history that is too short, before any time is spent on it.
 
     Raises:
         TrainingError: With what there is and what is wanted for each use.
     """
     warm: dict[Use, int] = {"fit": 1, "validation": WARM_ROWS, "calibration": WARM_ROWS}
-    counted = {use: _count(pieces(history.segments, use, 1, warm[use])) for use in LEAST_ROWS}
+    counted = {
+        use: _count(pieces(history.segments, use, 1, warm[use], look_ahead), look_ahead)
+        for use in LEAST_ROWS
+    }
     if any(counted[use] < least for use, least in LEAST_ROWS.items()):
         rows = sum(len(segment.values) for segment in history.segments)
         wanted = ", ".join(f"{n} samples for {use}" for use, n in LEAST_ROWS.items())
@@ -207,8 +291,12 @@ def require_enough(history: History) -> None:
         raise TrainingError(
             f"too little data: wanted at least {wanted}; got {got}, from {rows:,} rows in "
             f"{len(history.segments):,} segments. After a gap, {WARM_ROWS} samples warm up before "
-            "validation and calibration count"
+            f"validation and calibration count{_ahead_too(look_ahead)}"
         )
+
+
+def _ahead_too(look_ahead: int) -> str:
+    return f"; the last {look_ahead} samples are only looked ahead at" if look_ahead else ""
 
 
 def _require_possible(per_day: float, period_ms: float) -> None:
@@ -231,11 +319,12 @@ def _training_windows(config: TrainConfig, history: History) -> Windows:
     window = config.training.window
     chosen = min(max(history.rows("fit") // (window * UPDATES), 1), MOST_LANES)
     lanes = config.training.lanes or chosen
-    return lay_out(pieces(history.segments, "fit", lanes, 1), window, lanes)
+    ahead = config.model.look_ahead
+    return lay_out(pieces(history.segments, "fit", lanes, 1, ahead), window, lanes, ahead)
 
 
-def _count(parts: Sequence[Piece]) -> int:
-    return sum(len(part.values) - part.first for part in parts)
+def _count(parts: Sequence[Piece], look_ahead: int) -> int:
+    return sum(len(part.values) - part.first - look_ahead for part in parts)
 
 
 def _calibration(found: Calibration, digest: str, per_day: float) -> dict[str, Any]:

@@ -1,60 +1,170 @@
-"""What is predicted from the hidden vectors, and how far it was off."""
+"""What is predicted from the layers' outputs, and what a wrong prediction costs."""
 
-from typing import ClassVar, final
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import final
 
+import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from train.layers import Reading, State
+
+
+class Head(nn.Module, ABC):
+    """A linear map from the layers' outputs to a prediction about the sample that is due.
+
+    Args:
+        outputs: Lengths of a reading's ``past`` and ``future``; 0 for one that there is not.
+        width: Length of a prediction.
+
+    Attributes:
+        state_names: What is carried.
+    """
+
+    state_names: tuple[str, ...] = ()
+
+    def __init__(self, outputs: tuple[int, int], width: int) -> None:
+        super().__init__()
+        past, future = outputs
+        self.linear = nn.Linear(past, width)
+        self.from_future = nn.Linear(future, width, bias=False) if future else None
+
+    def initial_state(self, streams: int) -> State:  # noqa: ARG002
+        """The state of streams that have seen nothing, by name."""
+        return {}
+
+    @abstractmethod
+    def predict(self, reading: Reading, state: State) -> tuple[Tensor, State]:
+        """Predicts.
+
+        Args:
+            reading: What the layers made of the samples.
+            state: The tensors of `state_names`; others are ignored.
+
+        Returns:
+            One prediction for each due sample ``[time, stream, width]``, and the state after.
+        """
+
+    @abstractmethod
+    def cost(self, prediction: Tensor, reading: Reading, target: Tensor) -> Tensor:
+        """What each prediction costs.
+
+        Args:
+            prediction: ``[time, stream, width]``.
+            reading: What it was made from.
+            target: The target column at each due sample ``[time, stream]``; empty for a head that
+                has none.
+
+        Returns:
+            ``[time, stream]``, zero or more.
+        """
+
+    def _with_future(self, prediction: Tensor, reading: Reading) -> Tensor:
+        if self.from_future is None or reading.future is None:
+            return prediction
+        ahead: Tensor = self.from_future(reading.future)  # [time, stream, width]
+        return prediction + ahead
 
 
 @final
-class Forecast(nn.Module):
-    """A linear map from the hidden vector to the next normalised sample.
+class Forecast(Head):
+    """Foretells each normalised sample from those before it, and from those behind if any are read.
 
-    The error of a sample is its distance from the forecast made one sample earlier, so the last
-    forecast is carried. A stream that has seen nothing expects the mean, which is zero.
-
-    Args:
-        hidden: Length of a hidden vector.
-        features: Length of a sample.
+    The output after a sample foretells the next one, so the last forecast is carried. A stream that
+    has seen nothing expects the mean, which is zero. The cost is the squared error.
     """
 
-    state_names: ClassVar[tuple[str, ...]] = ("forecast",)
+    state_names = ("forecast",)
 
-    def __init__(self, hidden: int, features: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(hidden, features)
-
-    def initial_state(self, streams: int) -> dict[str, Tensor]:
+    def initial_state(self, streams: int) -> State:
         """The forecast of streams that have seen nothing, ``[stream, feature]``."""
         return {"forecast": self.linear.bias.new_zeros(streams, self.linear.out_features)}
 
-    def error(
-        self, xn: Tensor, y: Tensor, state: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compares each sample with the forecast made for it.
-
-        Args:
-            xn: Normalised samples ``[time, stream, feature]``.
-            y: Hidden vectors after each of them ``[time, stream, hidden]``.
-            state: With the carried ``forecast`` ``[stream, feature]``; others are ignored.
-
-        Returns:
-            Sample minus forecast ``[time, stream, feature]``, and the forecast to carry.
-        """
-        made = self.linear(y)  # [time, stream, feature], each for the sample that follows
+    def predict(self, reading: Reading, state: State) -> tuple[Tensor, State]:
+        """See `Head.predict`."""
+        made = self.linear(
+            reading.past
+        )  # [time, stream, feature], each for the sample that follows
         for_this = torch.cat([state["forecast"].unsqueeze(0), made[:-1]])
-        return xn - for_this, {"forecast": made[-1]}
+        return self._with_future(for_this, reading), {"forecast": made[-1]}
 
-    @staticmethod
-    def loss(error: Tensor, counts: Tensor) -> Tensor:
-        """Mean squared error over the samples that count.
+    def cost(self, prediction: Tensor, reading: Reading, target: Tensor) -> Tensor:  # noqa: ARG002
+        """Mean squared error over the sensors."""
+        return (reading.due - prediction).square().mean(dim=2)
+
+
+@final
+class Estimate(Head):
+    """Reads a number that is not measured off the samples: a soft sensor. Squared error.
+
+    Args:
+        outputs: As `Head`.
+
+    Attributes:
+        mean: Of the target, in its own units, a scalar.
+        scale: What counts as one unit of it, a scalar.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, outputs: tuple[int, int]) -> None:
+        super().__init__(outputs, width=1)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def normalise_by(self, target: NDArray[np.float64]) -> None:
+        """Takes mean and scale from the values that the weights see, in place.
 
         Args:
-            error: Sample minus forecast ``[time, stream, feature]``.
-            counts: 1 where a sample counts, else 0, ``[time, stream]``.
-
-        Returns:
-            A scalar; zero where nothing counts.
+            target: ``[row]``, at least two different ones.
         """
-        squared = error.square().mean(dim=2)  # [time, stream]
-        return (squared * counts).sum() / counts.sum().clamp(min=1)
+        self.mean.fill_(target.mean())
+        self.scale.fill_(target.std())
+
+    def predict(self, reading: Reading, state: State) -> tuple[Tensor, State]:  # noqa: ARG002
+        """See `Head.predict`; the prediction is normalised."""
+        return self._with_future(self.linear(reading.past), reading), {}
+
+    def cost(self, prediction: Tensor, reading: Reading, target: Tensor) -> Tensor:  # noqa: ARG002
+        """Squared error, in deviations of the target."""
+        return (prediction.squeeze(2) - (target - self.mean) / self.scale).square()
+
+    def answer(self, prediction: Tensor) -> Tensor:
+        """The number in the target's units ``[time, stream]``."""
+        return prediction.squeeze(2) * self.scale + self.mean
+
+
+@final
+class Classify(Head):
+    """Tells which of several values the target has. Cross-entropy.
+
+    Args:
+        outputs: As `Head`.
+        classes: The values that the target can have, ascending.
+
+    Attributes:
+        values: The same ``[class]``.
+    """
+
+    values: Tensor
+
+    def __init__(self, outputs: tuple[int, int], classes: Sequence[float]) -> None:
+        super().__init__(outputs, width=len(classes))
+        self.register_buffer("values", torch.tensor(classes, dtype=torch.float32))
+
+    def predict(self, reading: Reading, state: State) -> tuple[Tensor, State]:  # noqa: ARG002
+        """See `Head.predict`; the prediction holds one log-odds for each class."""
+        return self._with_future(self.linear(reading.past), reading), {}
+
+    def cost(self, prediction: Tensor, reading: Reading, target: Tensor) -> Tensor:  # noqa: ARG002
+        """Minus the logarithm of the probability of the right class, in nats."""
+        right = torch.bucketize(target, self.values)  # [time, stream], the class of each sample
+        return F.cross_entropy(prediction.movedim(2, 1), right, reduction="none")
+
+    def answer(self, prediction: Tensor) -> Tensor:
+        """The most probable value, the lowest of equals, ``[time, stream]``."""
+        return self.values[prediction.argmax(dim=2)]

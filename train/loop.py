@@ -1,6 +1,6 @@
 """Truncated back-propagation through time: one loop, top to bottom, that can be interrupted."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from edge_runtime.errors import TrainingError
 from train.config import TrainingConfig
 from train.detector import Detector
+from train.layers import State
 from train.saved import read_saved, write_saved
 from train.windows import Windows
 
-PROGRESS_SCHEMA = 1
+PROGRESS_SCHEMA = 2
+
+# A loss so many times the best so far is no setback but the end of what was learnt.
+RUNAWAY = 1000.0
+# Above this norm a clipped gradient still moves the weights as far as an unclipped one would.
+SOFT_CLIP = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,8 @@ class Epoch:
 
     Attributes:
         number: Counted from 1.
-        train_loss: Mean squared error of the normalised forecast, while the weights moved.
+        train_loss: Mean cost of a sample, while the weights moved: the squared error of what was
+            normalised, or the cross-entropy in nats.
         validation_loss: The same on the validation stretch, after the pass.
         gradient_norm: Largest norm before clipping.
     """
@@ -76,8 +83,8 @@ def fit(
     """Trains until nothing gets better, and hands out each pass when ``progress`` is whole.
 
     Truncated back-propagation through time (Williams & Peng 1990): the state runs on from window to
-    window of a lane, the gradient stops at the window's edge. Clipping by norm: Pascanu, Mikolov &
-    Bengio 2013. Adam: Kingma & Ba 2015.
+    window of a lane, the gradient stops at the window's edge. Clipping: see `clip`. Adam: Kingma &
+    Ba 2015.
 
     Args:
         progress: Where to begin; changed in place.
@@ -89,7 +96,7 @@ def fit(
         Each pass, after which ``progress`` may be saved.
 
     Raises:
-        TrainingError: When the loss is no longer a number.
+        TrainingError: When training has diverged, with the advice that fits.
     """
     detector, optimiser = progress.detector, progress.optimiser
     while len(progress.history) < config.epochs and not _out_of_patience(progress, config.patience):
@@ -97,22 +104,22 @@ def fit(
         detector.train()
         state = detector.initial_state(train.lanes)  # each [lane, ...]
         losses, norms = [], []
-        for x, counts, fresh in train:  # [time, lane, feature], [time, lane], [lane]
-            state = reset(detach(state), fresh)
-            error, state = detector.errors(x, state)  # [time, lane, feature]
-            loss = detector.head.loss(error, counts)  # scalar
+        # Samples ``[time, lane, feature]``, what counts and the target ``[time, lane]``.
+        for x, counts, fresh, target in train:
+            state = reset(detach(state), fresh, detector.stream_axes)
+            cost, state = detector.costs(x, target, state)  # [time, lane]
+            loss = mean_cost(cost, counts)  # scalar
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call] # PyTorch has no annotation here
-            norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), config.clip_norm)
-            if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                raise TrainingError(_diverged(number, loss.item(), config))
-            optimiser.step()
+            norms.append(clip(detector.parameters(), config))
             losses.append(loss.item() * counts.sum().item())
-            norms.append(norm.item())
-        validation_loss = float(np.mean(squared_errors(detector, validation)))
+            if not np.isfinite([losses[-1], norms[-1]]).all():
+                raise TrainingError(diverged(progress, config, loss.item(), max(norms)))
+            optimiser.step()
+        validation_loss = float(np.mean(costs(detector, validation)))
         epoch = Epoch(number, sum(losses) / float(train.counts.sum()), validation_loss, max(norms))
-        if not np.isfinite(validation_loss):
-            raise TrainingError(_diverged(number, validation_loss, config))
+        if not np.isfinite(validation_loss) or ran_away(epoch, progress.history):
+            raise TrainingError(diverged(progress, config, validation_loss, max(norms)))
         progress.history.append(epoch)
         if progress.best_epoch is epoch:
             progress.best = {name: v.clone() for name, v in detector.state_dict().items()}
@@ -124,18 +131,57 @@ def detach(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def reset(state: dict[str, Tensor], fresh: Tensor) -> dict[str, Tensor]:
+def reset(state: dict[str, Tensor], fresh: Tensor, axes: Mapping[str, int]) -> dict[str, Tensor]:
     """Forgets what lanes that start a new piece carried from the one before.
 
     Args:
-        state: Each ``[lane, ...]``; the initial state of every tensor is zero.
+        state: Of any shape; the initial state of every tensor is zero.
         fresh: 1 for a lane that starts anew, else 0, ``[lane]``.
+        axes: Which axis of each tensor is the lane.
 
     Returns:
         The state to begin the window with.
     """
-    begins = fresh.bool().unsqueeze(1)  # [lane, 1]
-    return {name: tensor.masked_fill(begins, 0.0) for name, tensor in state.items()}
+    forgotten = {}
+    for name, tensor in state.items():
+        begins = fresh.bool().view([-1 if d == axes[name] else 1 for d in range(tensor.ndim)])
+        forgotten[name] = tensor.masked_fill(begins, 0)
+    return forgotten
+
+
+def mean_cost(cost: Tensor, counts: Tensor) -> Tensor:
+    """The mean over the samples that count.
+
+    Args:
+        cost: Of each prediction ``[time, lane]``.
+        counts: 1 where a sample counts, else 0, ``[time, lane]``.
+
+    Returns:
+        A scalar; zero where nothing counts.
+    """
+    return (cost * counts).sum() / counts.sum().clamp(min=1)
+
+
+def clip(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> float:
+    """Clips the gradient in place: each element first, then the whole.
+
+    By value: an element beyond the threshold is held at it (Mikolov 2012). By norm: the gradient
+    keeps its direction and is scaled down to the threshold (Pascanu, Mikolov & Bengio 2013).
+
+    Args:
+        parameters: With their gradients.
+        config: The two thresholds.
+
+    Returns:
+        The norm as it was before.
+    """
+    parameters = list(parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if config.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(parameters, config.clip_value)
+    if config.clip_norm:
+        torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    return float(norm)
 
 
 @torch.no_grad()
@@ -143,25 +189,33 @@ def errors(detector: Detector, windows: Windows) -> NDArray[np.float64]:
     """The forecast errors of all samples that count.
 
     Args:
-        detector: As it is.
+        detector: As it is, without a target.
         windows: The samples.
 
     Returns:
         Normalised sample minus forecast ``[sample, feature]``, in no particular order.
     """
+    return _over(detector, windows, lambda x, _, state: detector.errors(x, state))
+
+
+@torch.no_grad()
+def costs(detector: Detector, windows: Windows) -> NDArray[np.float64]:
+    """The cost of each sample that counts, ``[sample]``, in no particular order."""
+    return _over(detector, windows, detector.costs)
+
+
+def _over(
+    detector: Detector,
+    windows: Windows,
+    per_sample: Callable[[Tensor, Tensor, State], tuple[Tensor, State]],
+) -> NDArray[np.float64]:
     detector.eval()
-    state = detector.initial_state(windows.lanes)  # each [lane, ...]
+    axes, state = detector.stream_axes, detector.initial_state(windows.lanes)
     found = []
-    for x, counts, fresh in windows:
-        error, state = detector.errors(x, reset(state, fresh))  # [time, lane, feature]
-        found.append(error[counts.bool()].double().numpy())  # [sample, feature]
+    for x, counts, fresh, target in windows:
+        value, state = per_sample(x, target, reset(state, fresh, axes))  # [time, lane, ...]
+        found.append(value[counts.bool()].double().numpy())  # [sample, ...]
     return np.concatenate(found)
-
-
-def squared_errors(detector: Detector, windows: Windows) -> NDArray[np.float64]:
-    """The loss of each sample that counts, ``[sample]``."""
-    squared: NDArray[np.float64] = np.mean(errors(detector, windows) ** 2, axis=1)
-    return squared
 
 
 def save_progress(path: Path, progress: Progress, settings: dict[str, Any]) -> None:
@@ -217,9 +271,44 @@ def _out_of_patience(progress: Progress, patience: int) -> bool:
     return len(progress.history) - progress.best_epoch.number >= patience
 
 
-def _diverged(number: int, loss: float, config: TrainingConfig) -> str:
+def ran_away(epoch: Epoch, before: Sequence[Epoch]) -> bool:
+    """Whether a pass undid all that was learnt: both losses far above the best there were."""
+    if not before:
+        return False
+    best_train = min(e.train_loss for e in before)
+    best_validation = min(e.validation_loss for e in before)
     return (
-        f"epoch {number}: the loss is {loss}; training has diverged. Lower learning_rate (it is "
-        f"{config.learning_rate:g}) or clip_norm (it is {config.clip_norm:g}), then start anew "
-        "with --force"
+        epoch.train_loss > RUNAWAY * best_train
+        and epoch.validation_loss > RUNAWAY * best_validation
     )
+
+
+def diverged(progress: Progress, config: TrainingConfig, loss: float, norm: float) -> str:
+    """Says that training has diverged, and what fits the case.
+
+    Args:
+        progress: Up to the pass before.
+        config: How it was trained.
+        loss: The last one.
+        norm: The largest norm of the gradient in the pass, before clipping.
+
+    Returns:
+        A sentence of what happened and one of advice.
+    """
+    usual = [epoch.gradient_norm for epoch in progress.history]
+    before = f", {min(usual):.3g} to {max(usual):.3g} in the passes before" if usual else ""
+    happened = (
+        f"epoch {len(progress.history) + 1}: training has diverged: the loss is {loss:g}, the "
+        f"gradient's norm reached {norm:.3g}{before}"
+    )
+    rate = f"learning_rate (it is {config.learning_rate:g})"
+    if not config.clip_norm and config.clip_value is None:
+        advice = "nothing clips the gradient: set clip_norm = 1"
+    elif "irnn" in progress.detector.model.cells:
+        advice = f"nothing bounds the units of irnn: lower {rate} a hundredfold, or choose gru"
+    elif config.clip_norm > SOFT_CLIP or (not config.clip_norm and not norm <= SOFT_CLIP):
+        held = f"clip_norm = {config.clip_norm:g}" if config.clip_norm else "clip_value alone"
+        advice = f"{held} lets steps through that are too long: set clip_norm = 1"
+    else:
+        advice = f"the gradient is clipped, so each step is too long by itself: lower {rate}"
+    return f"{happened}. Advice: {advice}; then start anew with --force"

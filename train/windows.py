@@ -23,13 +23,17 @@ class Piece(NamedTuple):
     Attributes:
         values: Engineering units ``[row, feature]``.
         first: Rows from this one on count; those before only warm the state up.
+        target: The target column ``[row]``, or None.
     """
 
     values: NDArray[np.float64]
     first: int
+    target: NDArray[np.float64] | None = None
 
 
-def pieces(segments: Sequence[Segment], use: Use, lanes: int, warm: int) -> list[Piece]:
+def pieces(
+    segments: Sequence[Segment], use: Use, lanes: int, warm: int, look_ahead: int = 0
+) -> list[Piece]:
     """Divides the rows for a use into pieces of about equal length.
 
     Every piece starts cold. So that the rows that count are warm all the same, ``warm`` rows of the
@@ -42,21 +46,23 @@ def pieces(segments: Sequence[Segment], use: Use, lanes: int, warm: int) -> list
         use: What the rows are for.
         lanes: How many pieces to work on side by side.
         warm: Rows that a state needs to forget its cold start, at least one.
+        look_ahead: Rows at the end of each piece that are only looked ahead at.
 
     Returns:
         The pieces, in order of segment and time; those in which no row counts are left out.
     """
-    spans = [(segment.values, *segment.rows(use)) for segment in segments]
+    spans = [(segment, *segment.rows(use)) for segment in segments]
     longest = max(1, -(-sum(stop - start for _, start, stop in spans) // lanes))
     found = []
-    for values, start, stop in spans:
+    for segment, start, stop in spans:
         parts = -(-(stop - start) // longest)
         edges = [start + (stop - start) * part // max(parts, 1) for part in range(parts + 1)]
         for low, high in pairwise(edges):
             begin = max(0, low - warm)
             first = max(low, begin + warm)
-            if first < high:
-                found.append(Piece(values[begin:high], first - begin))
+            if first + look_ahead < high:
+                target = None if segment.target is None else segment.target[begin:high]
+                found.append(Piece(segment.values[begin:high], first - begin, target))
     return found
 
 
@@ -65,13 +71,16 @@ class Window(NamedTuple):
 
     Attributes:
         x: Engineering units ``[time, lane, feature]`` float32.
-        counts: 1 where a sample counts, 0 where it warms up or pads, ``[time, lane]`` float32.
+        counts: 1 where the sample that is due counts, 0 where it warms up or pads, ``[time, lane]``
+            float32.
         fresh: 1 where the lane starts a new piece with this window, else 0, ``[lane]`` float32.
+        target: The target at the sample that is due, ``[time, lane]`` float32; zeros without one.
     """
 
     x: Tensor
     counts: Tensor
     fresh: Tensor
+    target: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +93,16 @@ class Windows:
         x: ``[window, time, lane, feature]`` float32.
         counts: ``[window, time, lane]`` float32.
         fresh: ``[window, lane]`` float32.
+        target: ``[window, time, lane]`` float32.
     """
 
     x: Tensor
     counts: Tensor
     fresh: Tensor
+    target: Tensor
 
     def __iter__(self) -> Iterator[Window]:
-        return map(Window, self.x, self.counts, self.fresh)
+        return map(Window, self.x, self.counts, self.fresh, self.target)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -102,13 +113,15 @@ class Windows:
         return self.x.shape[2]
 
 
-def lay_out(parts: Sequence[Piece], window: int, lanes: int) -> Windows:
+def lay_out(parts: Sequence[Piece], window: int, lanes: int, look_ahead: int = 0) -> Windows:
     """Lays pieces out in lanes, the longest first, each where least is waiting.
 
     Args:
         parts: At least one piece.
         window: Steps in a window.
         lanes: Lanes at most.
+        look_ahead: Samples by which what is due lags behind what comes in. The last so many rows of
+            a piece are only looked ahead at.
 
     Returns:
         The windows, in order of time; what pads the end of a piece does not count.
@@ -125,14 +138,18 @@ def lay_out(parts: Sequence[Piece], window: int, lanes: int) -> Windows:
     # Any real sample will do as padding: it is finite, and no later piece sees its state.
     x = np.broadcast_to(parts[0].values[0], (shape[0] * window, lanes, features)).astype(np.float32)
     counts = np.zeros((shape[0] * window, lanes), np.float32)
+    target = np.zeros((shape[0] * window, lanes), np.float32)
     fresh = np.zeros((shape[0], lanes), np.float32)
     for lane, start, piece in placed:
         row, rows = start * window, len(piece.values)
         x[row : row + rows, lane] = piece.values
-        counts[row + piece.first : row + rows, lane] = 1
+        counts[row + piece.first + look_ahead : row + rows, lane] = 1
+        if piece.target is not None:
+            target[row + look_ahead : row + rows, lane] = piece.target[: max(rows - look_ahead, 0)]
         fresh[start, lane] = 1
     return Windows(
         torch.from_numpy(x).view(*shape, features),
         torch.from_numpy(counts).view(shape),
         torch.from_numpy(fresh),
+        torch.from_numpy(target).view(shape),
     )

@@ -144,13 +144,13 @@ def test_what_is_no_checkpoint_is_refused(run_folder: Path, tmp_path: Path) -> N
 def test_a_checkpoint_of_a_newer_andon_is_refused(run_folder: Path, tmp_path: Path) -> None:
     checkpoint, output = run_folder / "checkpoint.pt", tmp_path / "pump.onnx"
     saved = torch.load(checkpoint, weights_only=True)
-    torch.save({**saved, "schema": 2}, checkpoint)
+    torch.save({**saved, "schema": 3}, checkpoint)
     result = andon_export(run_folder, "-o", output)
-    assert_refused(result, output, "wanted checkpoint schema 1, got 2")
-    saved["content"]["detector"]["cell"] = "transformer"
+    assert_refused(result, output, "wanted checkpoint schema 2, got 3")
+    saved["content"]["model"]["cell"] = "transformer"
     torch.save(saved, checkpoint)
     result = andon_export(run_folder, "-o", output)
-    assert_refused(result, output, "the checkpoint is not complete: 'transformer'")
+    assert_refused(result, output, 'got "transformer"')
 
 
 def test_a_refused_export_is_one_sentence(run_folder: Path, tmp_path: Path) -> None:

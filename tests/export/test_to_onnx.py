@@ -8,17 +8,19 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from edge_runtime.contract import CONTRACT_KEY, Feature, State, encode_contract
 from edge_runtime.errors import ExportError
 from edge_runtime.session import Session, load_model, session_from_bytes
 from export import onnx_cells, to_onnx
-from export.onnx_cells import OPSET, in_onnx
+from export.onnx_cells import OPSET, Expressed, in_onnx
 from export.to_onnx import Exported, describe, export_checkpoint, trace
 from export.verify import check_operators, plausible_samples
 from sample_models import sample_detector, sample_meta, sample_model
-from train.cells import CELLS, Cell, Elman
+from train.cell import Cell
+from train.cells import CELLS, Elman
+from train.config import ModelConfig
 from train.detector import Checkpoint, Detector
 
 States = tuple[Tensor, ...]
@@ -128,7 +130,7 @@ def test_an_lstm_is_one_operator_a_layer_with_its_own_weights_and_state(layers: 
         node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "Unsqueeze"
     }
     states = [fed[name] for node in nodes for name in node.input[5:7]]
-    wanted = sample_detector("lstm", layers).stack.state_names
+    wanted = sample_detector("lstm", layers).layers.state_names
     assert states == list(wanted)
 
 
@@ -172,7 +174,7 @@ def scaled_detector(cell: str, features: int, hidden: int) -> Detector:
     """Random weights that do not saturate whatever the size, and sensors that are correlated."""
     generator = torch.Generator().manual_seed(9)
     names = tuple(f"sensor {number}" for number in range(features))
-    detector = Detector(names, cell=cell, hidden=hidden).eval()
+    detector = Detector(names, ModelConfig(cell=cell, hidden=hidden)).eval()
     with torch.no_grad():
         for parameter in detector.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -260,7 +262,7 @@ def test_weights_that_changed_after_tracing_are_refused(
     assert_refused(sample_detector(), kept, reason)
 
 
-def rnn(cell: Cell, x: Tensor, state: States) -> tuple[Tensor, States]:
+def rnn(cell: Elman, x: Tensor, state: States) -> tuple[Tensor, States]:
     """Elman as the operator that ONNX has for it."""
     (h,) = state
     streams = x.shape[1]
@@ -290,8 +292,8 @@ def test_the_operator_for_elman_is_refused_because_it_rounds_by_batch_size(
 
     With a single hidden unit so seldom that the golden vectors, which a gateway runs, miss it.
     """
-    kind: type[nn.Module] = Elman
-    monkeypatch.setitem(onnx_cells.OPERATORS, kind, rnn)
+    kind: type[Cell] = Elman
+    monkeypatch.setitem(onnx_cells.FORMS, kind, Expressed(rnn, ("RNN",)))
     assert_refused(
         scaled_detector("elman", 3, hidden),
         kept,
@@ -300,7 +302,7 @@ def test_the_operator_for_elman_is_refused_because_it_rounds_by_batch_size(
 
 
 @pytest.mark.parametrize(
-    "name", ["stack.cells.0.W", "head.linear.weight", "mean", "scoring.matrix"]
+    "name", ["layers.forth.cells.0.W", "head.linear.weight", "mean", "scoring.matrix"]
 )
 def test_weights_that_are_no_numbers_are_refused(name: str, kept: Path) -> None:
     detector = sample_detector()
@@ -349,5 +351,5 @@ def test_a_place_that_cannot_be_written_is_named(kept: Path) -> None:
     assert kept.read_bytes() == b"the model of last year"
 
 
-def test_every_operator_is_for_a_cell_of_the_table() -> None:
-    assert set(onnx_cells.OPERATORS) <= set(CELLS.values())
+def test_every_form_is_for_a_cell_of_the_table() -> None:
+    assert set(onnx_cells.FORMS) <= set(CELLS.values())

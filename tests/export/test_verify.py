@@ -223,7 +223,9 @@ def test_a_graph_without_its_recurrent_operator_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["stack.cells.0.U", "head.linear.bias", "scale", "scoring.limit"])
+@pytest.mark.parametrize(
+    "name", ["layers.forth.cells.0.U", "head.linear.bias", "scale", "scoring.limit"]
+)
 def test_a_number_that_is_none_is_named(name: str, value: float) -> None:
     detector = sample_detector()
     check_finite(detector)

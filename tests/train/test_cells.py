@@ -1,59 +1,44 @@
-"""Cells against their papers, against PyTorch's layers, and against themselves over time."""
+"""Cells beside what others made of the same papers, and how they begin.
 
-from collections.abc import Callable
-from typing import get_args, get_type_hints
+Their equations are tested in `tests/checks.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from train.cells import CELLS, GRU, LSTM, Cell
+from edge_runtime.errors import ConfigError, TrainingError
+from train.cell import Cell
+from train.cells import CELLS, GRU, IRNN, LSTM, SCRN, Clockwork, PeepholeLSTM
 from train.config import ModelConfig
-from train.layers import over_time
+from train.layers import Stack, over_time
+from train.torch_layers import load_torch, to_torch
 
-Array = NDArray[np.float64]
-INPUTS, HIDDEN, STREAMS, STEPS = 3, 5, 2, 7
-
-
-def sigmoid(v: Array) -> Array:
-    return 1 / (1 + np.exp(-v))
+INPUTS, HIDDEN, STREAMS, STEPS = 3, 8, 2, 13
+LAYERS = {"elman": nn.RNN, "irnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
-def elman_by_hand(p: dict[str, Array], x: Array, h: Array) -> tuple[Array, ...]:
-    return (np.tanh(p["W"] @ x + p["U"] @ h + p["b"]),)
+def randomised(module: nn.Module) -> nn.Module:
+    """Random biases too, so that a wrong order of gates shows."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.copy_(noise * 0.4)
+    return module
 
 
-def lstm_by_hand(p: dict[str, Array], x: Array, h: Array, c: Array) -> tuple[Array, ...]:
-    i, f, g, o = np.split(p["W"] @ x + p["U"] @ h + p["b"], 4)
-    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-    return sigmoid(o) * np.tanh(c), c
-
-
-def gru_by_hand(p: dict[str, Array], x: Array, h: Array) -> tuple[Array, ...]:
-    (W_r, W_z, W_n), (U_r, U_z, U_n) = np.split(p["W"], 3), np.split(p["U"], 3)  # noqa: N806
-    b_r, b_z, b_n = np.split(p["b"], 3)
-    r = sigmoid(W_r @ x + U_r @ h + b_r)
-    z = sigmoid(W_z @ x + U_z @ h + b_z)
-    n = np.tanh(W_n @ x + b_n + r * (U_n @ h + p["b_U"]))
-    return ((1 - z) * n + z * h,)
-
-
-BY_HAND: dict[str, Callable[..., tuple[Array, ...]]] = {
-    "elman": elman_by_hand,
-    "lstm": lstm_by_hand,
-    "gru": gru_by_hand,
-}
-
-
-def made(name: str) -> Cell:
-    """A cell with random biases too, in double precision."""
-    torch.manual_seed(3)
-    cell = CELLS[name](INPUTS, HIDDEN).double()
-    for parameter in cell.parameters():
-        nn.init.normal_(parameter, std=0.6)
-    return cell
+def stack_of(name: str, layers: int = 2, **options: Any) -> Stack:
+    stack = randomised(Stack((name,) * layers, INPUTS, HIDDEN, options).double())
+    assert isinstance(stack, Stack)
+    return stack
 
 
 def random_input() -> Tensor:
@@ -61,64 +46,253 @@ def random_input() -> Tensor:
     return torch.randn(STEPS, STREAMS, INPUTS, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_cell_computes_what_its_paper_says(name: str) -> None:
-    cell, x = made(name), random_input()
-    parameters = {key: value.detach().numpy() for key, value in cell.named_parameters()}
-    y, state = over_time(cell, x, cell.initial_state(STREAMS))
-    for stream in range(STREAMS):
-        by_hand: tuple[Array, ...] = tuple(np.zeros(HIDDEN) for _ in cell.state_names)
-        for t in range(STEPS):
-            by_hand = BY_HAND[name](parameters, x[t, stream].numpy(), *by_hand)
-            np.testing.assert_allclose(y[t, stream].detach(), by_hand[0], atol=1e-12)
-        for carried, expected in zip(state, by_hand, strict=True):
-            np.testing.assert_allclose(carried[stream].detach(), expected, atol=1e-12)
+def weights_of(cell: Cell) -> Mapping[str, Tensor]:
+    return dict(cell.named_parameters())
 
 
-def as_pytorch(cell: Cell, kind: type[nn.RNN | nn.LSTM | nn.GRU]) -> nn.RNNBase:
-    """PyTorch's layer with the same weights; its gate order is ours."""
-    layer = kind(INPUTS, HIDDEN).double()
-    recurrent_bias = torch.zeros_like(cell.b)
-    if isinstance(cell, GRU):
-        recurrent_bias[2 * HIDDEN :] = cell.b_U
-    layer.load_state_dict(
-        {
-            "weight_ih_l0": cell.W,
-            "weight_hh_l0": cell.U,
-            "bias_ih_l0": cell.b,
-            "bias_hh_l0": recurrent_bias,
-        }
-    )
-    return layer
+# --- PyTorch's layers ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kind"), [("elman", nn.RNN), ("lstm", nn.LSTM), ("gru", nn.GRU)])
-def test_cell_agrees_with_pytorch_in_value_and_gradient(
-    name: str, kind: type[nn.RNN | nn.LSTM | nn.GRU]
-) -> None:
-    cell, x = made(name), random_input()
-    layer = as_pytorch(cell, kind)
-    y, _ = over_time(cell, x, cell.initial_state(STREAMS))
-    theirs, _ = layer(x)
+@pytest.mark.parametrize("name", LAYERS)
+def test_weights_go_to_pytorch_and_agree_in_value_and_gradient(name: str) -> None:
+    stack, x = stack_of(name), random_input()
+    layer = to_torch(stack)
+    assert isinstance(layer, LAYERS[name])
+    y, state = stack(x, stack.initial_state(STREAMS))
+    theirs, last = layer(x)
     torch.testing.assert_close(y, theirs)
-    y.square().sum().backward()  # type: ignore[no-untyped-call]
+    top = last[0] if isinstance(last, tuple) else last  # [layer, stream, hidden]
+    torch.testing.assert_close(state["h_2"], top[1])
+    if isinstance(last, tuple):
+        torch.testing.assert_close(state["c_1"], last[1][0])
+    y.square().sum().backward()
     theirs.square().sum().backward()
-    torch.testing.assert_close(cell.U.grad, layer.weight_hh_l0.grad)
-    torch.testing.assert_close(cell.W.grad, layer.weight_ih_l0.grad)
+    for at, cell in enumerate(stack.cells):
+        assert isinstance(cell, Cell)
+        ours = weights_of(cell)
+        torch.testing.assert_close(ours["U"].grad, getattr(layer, f"weight_hh_l{at}").grad)
+        torch.testing.assert_close(ours["W"].grad, getattr(layer, f"weight_ih_l{at}").grad)
 
 
-def test_the_table_is_what_a_configuration_may_name() -> None:
-    assert get_args(get_type_hints(ModelConfig)["cell"]) == tuple(CELLS)
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("biased", [True, False])
+def test_weights_come_from_pytorch_and_agree(name: str, biased: bool) -> None:
+    relu = {"nonlinearity": "relu"} if name == "irnn" else {}
+    layer = LAYERS[name](INPUTS, HIDDEN, 2, bias=biased, **relu).double()
+    randomised(layer)
+    stack, x = stack_of(name), random_input()
+    load_torch(stack, layer)
+    torch.testing.assert_close(stack(x, stack.initial_state(STREAMS))[0], layer(x)[0])
+    back = to_torch(stack)
+    torch.testing.assert_close(back(x)[0], layer(x)[0])
 
 
-def test_a_fresh_lstm_remembers() -> None:
-    assert torch.equal(LSTM(INPUTS, HIDDEN).b[HIDDEN : 2 * HIDDEN], torch.ones(HIDDEN))
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.GRU(INPUTS, HIDDEN, 2), "layer 1: wanted LSTM, got GRU"),
+        (nn.LSTM(INPUTS, HIDDEN, 1), "wanted 2 layers, got 1"),
+        (nn.LSTM(INPUTS, 9, 2), r"layer 1: weight_ih wants \[32, 3\], got \[36, 3\]"),
+        (nn.LSTM(4, HIDDEN, 2), r"layer 1: weight_ih wants \[32, 3\], got \[32, 4\]"),
+        (nn.LSTM(INPUTS, HIDDEN, 2, bidirectional=True), "one direction .* got bidirectional"),
+        (nn.LSTM(INPUTS, HIDDEN, 2, proj_size=2), "no projection, got a projection"),
+    ],
+)
+def test_a_layer_that_is_another_network_is_refused_whole(layer: nn.RNNBase, reason: str) -> None:
+    stack = stack_of("lstm")
+    before = {name: value.clone() for name, value in stack.state_dict().items()}
+    with pytest.raises(TrainingError, match=reason):
+        load_torch(stack, layer)
+    assert all(torch.equal(value, before[name]) for name, value in stack.state_dict().items())
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    ("stack", "reason"),
+    [
+        (Stack(("scrn",), 2, 4), "PyTorch has no layer of SCRN"),
+        (Stack(("gru", "lstm"), 2, 4), "all of one kind, got GRU, LSTM"),
+        (Stack(("gru",), 2, 4, {"reset": "before"}), "resets after the product, this one before"),
+        (Stack(("lstm",), 2, 4, {"squash": "identity"}), "squashes by tanh, this one by identity"),
+    ],
+)
+def test_what_pytorch_has_no_layer_for_is_said(stack: Stack, reason: str) -> None:
+    with pytest.raises(TrainingError, match=reason):
+        to_torch(stack)
+
+
+# --- ONNX's reference evaluator ------------------------------------------------------------------
+
+
+def by_the_reference(kind: str, inputs: dict[str, Tensor], **attributes: Any) -> np.ndarray:
+    """What the definition of the operator, as ONNX's authors run it, makes of the weights."""
+    names = list(inputs)
+    arrays = {name: value.detach().double().numpy() for name, value in inputs.items()}
+    node = helper.make_node(kind, names, ["y"], hidden_size=HIDDEN, **attributes)
+    declared = [
+        helper.make_tensor_value_info(name, TensorProto.DOUBLE, array.shape)
+        for name, array in arrays.items()
+        if name
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.DOUBLE, [None] * 4)
+    graph = helper.make_graph([node], "reference", declared, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.checker.check_model(model)
+    given = {name: array for name, array in arrays.items() if name}
+    (y,) = ReferenceEvaluator(model).run(None, given)
+    return np.asarray(y)[:, 0]  # [time, stream, hidden]
+
+
+def reordered(stacked: Tensor, order: tuple[int, ...]) -> Tensor:
+    blocks = stacked.chunk(len(order))
+    return torch.cat([blocks[at] for at in order]).unsqueeze(0)
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+def test_both_resets_of_gru_agree_with_the_reference_evaluator(reset: str) -> None:
+    cell, x = GRU(INPUTS, HIDDEN, reset).double(), random_input()  # type: ignore[arg-type]
+    randomised(cell)
+    zeros = torch.zeros(3 * HIDDEN).double()
+    inside = zeros.clone()
+    if reset == "after":
+        inside[2 * HIDDEN :] = cell.b_U
+    inputs = {
+        "x": x,
+        "W": reordered(cell.W, (1, 0, 2)),
+        "R": reordered(cell.U, (1, 0, 2)),
+        "B": torch.cat([reordered(cell.b, (1, 0, 2)), inside.unsqueeze(0)], dim=1),
+    }
+    wanted = by_the_reference("GRU", inputs, linear_before_reset=int(reset == "after"))
+    y, _ = over_time(cell, x, cell.initial_state(STREAMS))
+    np.testing.assert_allclose(y.detach().numpy(), wanted, atol=1e-12)
+
+
+def test_peepholes_agree_with_the_reference_evaluator() -> None:
+    cell, x = PeepholeLSTM(INPUTS, HIDDEN).double(), random_input()
+    randomised(cell)
+    order = (0, 3, 1, 2)
+    biases = torch.cat([reordered(cell.b, order), torch.zeros(1, 4 * HIDDEN).double()], dim=1)
+    state = torch.zeros(1, STREAMS, HIDDEN).double()
+    inputs = {
+        "x": x,
+        "W": reordered(cell.W, order),
+        "R": reordered(cell.U, order),
+        "B": biases,
+        "": torch.zeros(0),
+        "h": state,
+        "c": state,
+        "P": reordered(cell.P, (0, 2, 1)),
+    }
+    wanted = by_the_reference("LSTM", inputs)
+    y, _ = over_time(cell, x, cell.initial_state(STREAMS))
+    np.testing.assert_allclose(y.detach().numpy(), wanted, atol=1e-12)
+
+
+# --- How a cell begins ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [LSTM, PeepholeLSTM])
+def test_a_fresh_lstm_remembers(kind: type[LSTM | PeepholeLSTM]) -> None:
+    cell = kind(INPUTS, HIDDEN)
+    forget = slice(HIDDEN, 2 * HIDDEN)
+    assert torch.equal(cell.b[forget], torch.ones(HIDDEN))
+    assert not cell.b[:HIDDEN].any()
+    assert not cell.b[2 * HIDDEN :].any()
+
+
+@pytest.mark.parametrize("name", ["elman", "jordan", "lstm", "lstm_peephole", "gru", "scrn"])
 def test_recurrent_weights_start_orthogonal_in_every_gate(name: str) -> None:
-    for gate in CELLS[name](INPUTS, HIDDEN).U.split(HIDDEN):  # type: ignore[no-untyped-call]
-        torch.testing.assert_close(gate @ gate.T, torch.eye(HIDDEN), atol=1e-5, rtol=0)
+    cell = CELLS[name](INPUTS, HIDDEN)
+    for key in {"U", "V", "R"} & set(weights_of(cell)):
+        for gate in weights_of(cell)[key].split(HIDDEN):  # type: ignore[no-untyped-call]
+            torch.testing.assert_close(gate @ gate.T, torch.eye(HIDDEN), atol=1e-5, rtol=0)
+
+
+def test_a_fresh_irnn_adds_up_what_it_is_given() -> None:
+    cell = IRNN(1, HIDDEN)
+    assert torch.equal(cell.U, torch.eye(HIDDEN))
+    assert not cell.b.any()
+    assert 0 < cell.W.std() < 0.005  # 0.001 in the paper; eight numbers scatter
+    x = torch.rand(50, 1, 1)
+    y, _ = over_time(cell, x, cell.initial_state(1))
+    wanted = torch.relu(x.sum() * cell.W.T)
+    torch.testing.assert_close(y[-1], wanted)
+
+
+def test_every_cell_that_remembers_starts_at_zero_and_says_what_it_carries() -> None:
+    for name, kind in CELLS.items():
+        cell = kind(INPUTS, HIDDEN)
+        state = cell.initial_state(STREAMS)
+        assert len(state) == len(cell.carried), name
+        assert not any(value.any() for value in state), name
+        y, after = cell.step(torch.ones(STREAMS, INPUTS), state)
+        assert y.shape == (STREAMS, cell.outputs), name
+        assert [(v.shape, v.dtype) for v in after] == [(v.shape, v.dtype) for v in state], name
+
+
+# --- What is particular to one -------------------------------------------------------------------
+
+
+def test_a_clockwork_module_rests_between_its_ticks_and_hears_no_faster_one() -> None:
+    cell = Clockwork(INPUTS, 6, periods=(1, 2, 6))
+    x = torch.randn(13, 1, INPUTS, generator=torch.Generator().manual_seed(1))
+    y, (_, clock) = over_time(cell, x, cell.initial_state(1))
+    moved = (y[1:] != y[:-1]).squeeze(1).reshape(12, 3, 2).any(dim=2)  # [step 1 to 12, module]
+    for step in range(1, 13):
+        assert moved[step - 1].tolist() == [True, step % 2 == 0, step % 6 == 0]
+    assert int(clock) == 13 % 6
+    h = torch.zeros(1, 6, requires_grad=True)
+    for row in range(6):
+        cell.step(x[0], (h, torch.zeros(1, dtype=torch.int64)))[0][0, row].backward()  # type: ignore[no-untyped-call]
+        heard = h.grad is not None and (h.grad[0] != 0)
+        assert isinstance(heard, Tensor)
+        assert heard.tolist() == [unit // 2 >= row // 2 for unit in range(6)]
+        h.grad = None
+
+
+def test_the_context_of_scrn_fades_at_the_rate_that_alpha_says() -> None:
+    cell = SCRN(1, HIDDEN, context=3, alpha=0.95)
+    x = torch.zeros(20, 1, 1)
+    y, (h, s) = over_time(cell, x, (torch.zeros(1, HIDDEN), torch.ones(1, 3)))
+    torch.testing.assert_close(s, torch.full((1, 3), 0.95**20))
+    assert torch.equal(y[-1], torch.cat([h, s], dim=1))
+    assert SCRN(1, 40).context == 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"cell": "lsmt"}, 'cell: wanted "dense" or "elman" or .*"scrn", got "lsmt"'),
+        ({"layers": ("gru", "lsmt")}, 'layers 2: wanted a cell, got "lsmt": did you mean lstm?'),
+        ({"layers": ()}, "layers: wanted at least one cell, got none"),
+        ({"layers": 0}, "layers: wanted 1 or more, got 0"),
+        ({"cell": "gru", "layers": ("lstm",)}, "cell: layers names the cells already"),
+        ({"reset": "before"}, "reset: belongs to gru, the layers are lstm"),
+        ({"layers": ("gru", "scrn"), "periods": (1, 2)}, "periods: belongs to clockwork, the lay"),
+        (
+            {"cell": "clockwork", "hidden": 30},
+            r"clockwork: 4 periods \[1, 2, 4, 8\] .* wanted a multiple of 4, got hidden = 30",
+        ),
+        ({"cell": "clockwork", "periods": (2, 1)}, r"ascending periods .* got \[2, 1\]"),
+        ({"cell": "clockwork", "periods": (0, 1)}, r"ascending periods .* got \[0, 1\]"),
+        ({"cell": "clockwork", "periods": ()}, r"ascending periods .* got \[\]"),
+        (
+            {"cell": "clockwork", "periods": (65536, 65537)},
+            r"begin anew within 2\^31 samples, got \[65536, 65537\]",
+        ),
+        ({"look_ahead": -1}, "look_ahead: wanted 0 to 256, got -1"),
+        ({"alpha": 1.5, "cell": "scrn"}, "alpha: wanted 0 to 1, got 1.5"),
+    ],
+)
+def test_impossible_networks_are_refused_with_the_reason(
+    settings: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        ModelConfig(**settings)
+
+
+def test_a_cell_refuses_what_its_configuration_would_have() -> None:
+    with pytest.raises(ValueError, match="wanted a multiple of 4, got hidden = 30"):
+        Clockwork(1, 30)
 
 
 def test_the_abstract_cell_cannot_be_built() -> None:

@@ -167,8 +167,8 @@ def numbered(lengths: Sequence[int]) -> tuple[list[Segment], NDArray[np.float64]
     fit, validation = round(0.7 * len(rows)), round(0.85 * len(rows))
     segments, start = [], 0
     for length in lengths:
-        bounds = [min(max(edge - start, 0), length) for edge in (fit, validation)]
-        segments.append(Segment("s", rows[start : start + length, None], *bounds))
+        seen, judged = (min(max(edge - start, 0), length) for edge in (fit, validation))
+        segments.append(Segment("s", rows[start : start + length, None], seen, judged))
         start += length
     return segments, rows
 

@@ -9,17 +9,25 @@ from torch import Tensor
 
 from edge_runtime.errors import TrainingError
 from train.cells import CELLS
+from train.config import ModelConfig
 from train.detector import Detector, load_checkpoint, save_checkpoint
 from train.layers import Stack
 
 FEATURES = ("a", "b", "c")
 STEPS, STREAMS = 23, 4
-SHAPES = [(cell, layers) for cell in CELLS for layers in (1, 2)]
+SHAPES = [
+    *(ModelConfig(cell=cell, layers=layers, hidden=8) for cell in CELLS for layers in (1, 2)),
+    ModelConfig(layers=("gru", "clockwork"), hidden=8, look_ahead=3),
+]
 
 
-def made(cell: str, layers: int) -> Detector:
+def name(model: ModelConfig) -> str:
+    return "+".join(model.cells) + ("-ahead" if model.look_ahead else "")
+
+
+def made(model: ModelConfig) -> Detector:
     torch.manual_seed(1)
-    detector = Detector(FEATURES, cell, layers, hidden=6)
+    detector = Detector(FEATURES, model)
     detector.mean.copy_(torch.tensor([10.0, -2.0, 0.0]))
     detector.scale.copy_(torch.tensor([3.0, 0.1, 40.0]))
     return detector.eval()
@@ -31,10 +39,10 @@ def samples(steps: int = STEPS) -> Tensor:
     return x * torch.tensor([3.0, 0.1, 40.0]) + torch.tensor([10.0, -2.0, 0.0])
 
 
-@pytest.mark.parametrize(("cell", "layers"), SHAPES)
+@pytest.mark.parametrize("model", SHAPES, ids=name)
 @torch.no_grad()
-def test_chunks_equal_the_whole(cell: str, layers: int) -> None:
-    detector, x = made(cell, layers), samples()
+def test_chunks_equal_the_whole(model: ModelConfig) -> None:
+    detector, x = made(model), samples()
     whole, shares, end = detector(x, detector.initial_state(STREAMS))
     state, scores, parts = detector.initial_state(STREAMS), [], []
     for low, high in itertools.pairwise((0, 1, 2, 9, STEPS)):
@@ -48,19 +56,19 @@ def test_chunks_equal_the_whole(cell: str, layers: int) -> None:
         torch.testing.assert_close(state[name], end[name])
 
 
-@pytest.mark.parametrize(("cell", "layers"), SHAPES)
+@pytest.mark.parametrize("model", SHAPES, ids=name)
 @torch.no_grad()
-def test_streams_do_not_see_each_other(cell: str, layers: int) -> None:
-    detector, x = made(cell, layers), samples()
+def test_streams_do_not_see_each_other(model: ModelConfig) -> None:
+    detector, x = made(model), samples()
     together, _, _ = detector(x, detector.initial_state(STREAMS))
     alone, _, _ = detector(x[:, 2:3], detector.initial_state(1))
     torch.testing.assert_close(alone[:, 0], together[:, 2])
 
 
-@pytest.mark.parametrize(("cell", "layers"), SHAPES)
+@pytest.mark.parametrize("model", SHAPES, ids=name)
 @torch.no_grad()
-def test_memory_is_in_the_state_and_nowhere_else(cell: str, layers: int) -> None:
-    detector, x = made(cell, layers), samples(2)
+def test_memory_is_in_the_state_and_nowhere_else(model: ModelConfig) -> None:
+    detector, x = made(model), samples(2)
     x[1] = x[0]  # the same sample twice
     first, _, state = detector(x[:1], detector.initial_state(STREAMS))
     second, _, _ = detector(x[1:], state)
@@ -70,18 +78,19 @@ def test_memory_is_in_the_state_and_nowhere_else(cell: str, layers: int) -> None
 
 
 def test_states_are_named_after_their_layer() -> None:
-    assert Stack(CELLS["lstm"], 3, 4).state_names == ("h", "c")
-    assert Stack(CELLS["lstm"], 3, 4, layers=2).state_names == ("h_1", "c_1", "h_2", "c_2")
-    assert made("gru", 1).state_names == ("h", "forecast")
+    assert Stack(("lstm",), 3, 4).state_names == ("h", "c")
+    assert Stack(("lstm", "lstm"), 3, 4).state_names == ("h_1", "c_1", "h_2", "c_2")
+    assert Stack(("gru", "dense", "scrn"), 3, 4).state_names == ("h_1", "h_3", "s_3")
+    assert made(ModelConfig(cell="gru", hidden=6)).state_names == ("h", "forecast")
 
 
 @torch.no_grad()
 def test_the_error_is_measured_against_the_forecast_made_one_sample_earlier() -> None:
-    detector, x = made("lstm", 1), samples()
+    detector, x = made(ModelConfig(hidden=6)), samples()
     error, end = detector.errors(x, detector.initial_state(STREAMS))
     xn = (x - detector.mean) / detector.scale
-    y, _ = detector.stack(xn, detector.initial_state(STREAMS))
-    made_before = detector.head.linear(y)
+    reading, _ = detector.layers(xn, detector.initial_state(STREAMS))
+    made_before = detector.head.linear(reading.past)
     torch.testing.assert_close(error[0], xn[0])  # nothing was known: the mean was expected
     torch.testing.assert_close(error[1:], xn[1:] - made_before[:-1])
     torch.testing.assert_close(end["forecast"], made_before[-1])
@@ -89,14 +98,14 @@ def test_the_error_is_measured_against_the_forecast_made_one_sample_earlier() ->
 
 @torch.no_grad()
 def test_the_largest_float_leaves_score_and_state_finite() -> None:
-    detector, x = made("lstm", 1), samples()
+    detector, x = made(ModelConfig(hidden=6)), samples()
     x[5] = torch.finfo(torch.float32).max
     score, contribution, state = detector(x, detector.initial_state(STREAMS))
     assert all(t.isfinite().all() for t in (score, contribution, *state.values()))
 
 
 def test_checkpoint_gives_back_the_same_function(tmp_path: Path) -> None:
-    detector, x = made("gru", 2), samples()
+    detector, x = made(ModelConfig(cell="gru", layers=2, hidden=6)), samples()
     meta = {"sample_period_ms": 1000.0, "training": {"files": ["a.csv"], "none": None}}
     save_checkpoint(tmp_path / "run" / "checkpoint.pt", detector, meta)
     loaded = load_checkpoint(tmp_path / "run")  # a run's folder will do
@@ -110,7 +119,7 @@ def test_checkpoint_gives_back_the_same_function(tmp_path: Path) -> None:
 
 def test_the_same_checkpoint_is_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.pt", "b.pt"):
-        save_checkpoint(tmp_path / name, made("lstm", 1), {"seed": 1})
+        save_checkpoint(tmp_path / name, made(ModelConfig(hidden=6)), {"seed": 1})
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
 
 
@@ -122,7 +131,7 @@ def test_checkpoint_refusals_say_why(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: cannot read .* No such file"):
         load_checkpoint(path)
-    save_checkpoint(path, made("lstm", 1), {})
+    save_checkpoint(path, made(ModelConfig(hidden=6)), {})
     good = path.read_bytes()
     path.write_bytes(good[: len(good) // 2])
     with pytest.raises(TrainingError, match="not a checkpoint of andon, or a damaged one"):
@@ -134,12 +143,12 @@ def test_checkpoint_refusals_say_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not a checkpoint of andon"):
         load_checkpoint(path)
     torch.save({"andon": "checkpoint", "schema": 99, "content": {}}, path)
-    with pytest.raises(TrainingError, match="wanted checkpoint schema 1, got 99"):
+    with pytest.raises(TrainingError, match="wanted checkpoint schema 2, got 99"):
         load_checkpoint(path)
     torch.save({"weights": torch.zeros(2)}, path)
     with pytest.raises(TrainingError, match="got another PyTorch file"):
         load_checkpoint(path)
-    torch.save({"andon": "checkpoint", "schema": 1, "content": {"meta": {}}}, path)
+    torch.save({"andon": "checkpoint", "schema": 2, "content": {"meta": {}}}, path)
     with pytest.raises(TrainingError, match="not complete"):
         load_checkpoint(path)
     torch.save(Foreign(), path)

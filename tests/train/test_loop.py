@@ -12,10 +12,9 @@ from torch import Tensor
 
 from edge_runtime.errors import TrainingError
 from train import loop
-from train.config import TrainingConfig
+from train.config import ModelConfig, TrainingConfig
 from train.data import Segment
 from train.detector import Detector
-from train.heads import Forecast
 from train.windows import Piece, Windows, lay_out, pieces
 
 FEATURES = ("a", "b")
@@ -32,7 +31,7 @@ def signal(rows: int, phase: float = 0.0) -> NDArray[np.float64]:
 def made(seed: int = 0) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Detector(FEATURES, "gru", 1, hidden=8)
+        return Detector(FEATURES, ModelConfig(cell="gru", hidden=8))
 
 
 def config(**changes: float) -> TrainingConfig:
@@ -65,10 +64,10 @@ def by_hand(values: NDArray[np.float64], *, cut_at: int | None) -> dict[str, Ten
         state = detector.initial_state(1)
     if cut_at is not None:
         state = loop.detach(state)
-    error, _ = detector.errors(x[split:], state)
+    cost, _ = detector.costs(x[split:], torch.empty(0), state)
     counts = torch.ones(WINDOW, 1)
     counts[0] = float(split > 0)
-    detector.head.loss(error, counts).backward()  # type: ignore[no-untyped-call]
+    loop.mean_cost(cost, counts).backward()  # type: ignore[no-untyped-call]
     return gradients(detector)
 
 
@@ -91,10 +90,10 @@ def test_a_lane_that_starts_another_segment_forgets_the_one_before() -> None:
 
 
 def test_what_warms_up_or_pads_is_not_in_the_loss() -> None:
-    error = torch.tensor([9.0, 1.0, 2.0, 9.0]).repeat(2, 1).T.unsqueeze(1)  # [time, lane, feature]
+    cost = torch.tensor([81.0, 1.0, 4.0, 81.0]).unsqueeze(1)  # [time, lane]
     counts = torch.tensor([0.0, 1.0, 1.0, 0.0]).unsqueeze(1)  # [time, lane]
-    assert Forecast.loss(error, counts) == (1.0 + 4.0) / 2
-    assert Forecast.loss(error, torch.zeros(4, 1)) == 0.0
+    assert loop.mean_cost(cost, counts) == (1.0 + 4.0) / 2
+    assert loop.mean_cost(cost, torch.zeros(4, 1)) == 0.0
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3])
@@ -124,7 +123,7 @@ def test_the_best_weights_are_kept() -> None:
     progress = loop.start(made(), learning_rate=0.05)
     list(loop.fit(progress, windows(), other, config(epochs=5, patience=5)))
     detector, last = progress.take_best(), progress.history[-1].validation_loss
-    best = float(np.mean(loop.squared_errors(detector, other)))
+    best = float(np.mean(loop.costs(detector, other)))
     assert best == progress.best_epoch.validation_loss < last
 
 
@@ -142,13 +141,64 @@ def test_a_gradient_is_clipped_and_reported_as_it_was() -> None:
     assert epoch.gradient_norm > 0.01
 
 
-def test_divergence_is_said_with_advice() -> None:
-    detector = made()
+@pytest.mark.parametrize(
+    ("cell", "settings", "advice"),
+    [
+        ("gru", {"clip_norm": 0.0}, "nothing clips the gradient: set clip_norm = 1"),
+        ("gru", {"clip_norm": 1e9}, r"clip_norm = 1e\+09 lets steps .* set clip_norm = 1"),
+        ("gru", {"clip_norm": 0.0, "clip_value": 5.0}, "clip_value alone lets steps"),
+        ("gru", {"clip_norm": 1.0}, r"is too long by itself: lower learning_rate \(it is 0.003\)"),
+        ("irnn", {"clip_norm": 1.0}, "nothing bounds the units of irnn: lower learning_rate"),
+    ],
+)
+def test_divergence_is_said_with_the_advice_that_fits(
+    cell: str, settings: dict[str, float], advice: str
+) -> None:
+    detector = Detector(FEATURES, ModelConfig(cell=cell, hidden=8))
     with torch.no_grad():
         detector.head.linear.weight.fill_(1e30)  # whose square is beyond float32
+        detector.layers.forth.cells[0].get_parameter("W").fill_(1.0)
     progress = loop.start(detector, learning_rate=0.01)
-    with pytest.raises(TrainingError, match=r"epoch \d+: the loss is .*Lower learning_rate"):
-        list(loop.fit(progress, windows(), windows(), config()))
+    happened = "epoch 1: training has diverged: the loss is (inf|nan), the gradient's norm reached"
+    with pytest.raises(TrainingError, match=f"{happened}.*{advice}"):
+        list(loop.fit(progress, windows(), windows(), config(**settings)))
+
+
+def test_a_run_that_undoes_what_it_learnt_stops_and_tells_the_norms() -> None:
+    detector = Detector(FEATURES, ModelConfig(cell="irnn", hidden=8))
+    progress = loop.start(detector, learning_rate=1e-4)
+    passes = loop.fit(progress, windows(), windows(), config(epochs=30, patience=30))
+    next(passes)
+    norm = progress.history[0].gradient_norm
+    with torch.no_grad():
+        detector.layers.forth.cells[0].get_parameter("U").mul_(1.5)  # a step that was too long
+        detector.layers.forth.cells[0].get_parameter("W").add_(1.0)
+    with pytest.raises(
+        TrainingError, match=f"epoch 2: .* has diverged.*{norm:.3g} to {norm:.3g} in"
+    ):
+        list(passes)
+    assert len(progress.history) == 1
+
+
+def test_a_gradient_is_held_at_the_threshold_element_by_element() -> None:
+    progress, train = loop.start(made(), learning_rate=1e-20), windows(lanes=1)
+    free = frozen_fit(made(), train)
+    next(loop.fit(progress, train, train, config(clip_value=1e-3)))
+    for name, gradient in gradients(progress.detector).items():
+        torch.testing.assert_close(gradient, free[name].clamp(-1e-3, 1e-3))
+    assert any((gradient.abs() > 1e-3).any() for gradient in free.values())
+
+
+def test_by_value_comes_before_by_norm() -> None:
+    progress, train = loop.start(made(), learning_rate=1e-20), windows(lanes=1)
+    next(loop.fit(progress, train, train, config(clip_value=1e-3, clip_norm=1e-4)))
+    kept = gradients(progress.detector)
+    assert float(torch.stack([g.norm() for g in kept.values()]).norm()) == pytest.approx(
+        1e-4, rel=1e-3
+    )
+    largest = max(float(gradient.abs().max()) for gradient in kept.values())
+    held = [g.abs() > 0.999 * largest for g in kept.values()]
+    assert sum(int(h.sum()) for h in held) > 1  # several stood at the threshold, and still agree
 
 
 def weights(seed: int) -> dict[str, Tensor]:
@@ -160,7 +210,7 @@ def weights(seed: int) -> dict[str, Tensor]:
 def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     first, second, other = weights(0), weights(0), weights(1)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["stack.cells.0.W"], other["stack.cells.0.W"])
+    assert not torch.equal(first["layers.forth.cells.0.W"], other["layers.forth.cells.0.W"])
 
 
 def epochs_of(progress: loop.Progress) -> Iterator[loop.Epoch]:

@@ -82,7 +82,7 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 def test_a_run_leaves_a_checkpoint_a_report_and_its_curves(run: Path) -> None:
     report, checkpoint = report_of(run), load_checkpoint(run)
-    assert report == {"schema": 1, **checkpoint.meta}
+    assert report == {"schema": 2, **checkpoint.meta}
     assert checkpoint.detector.features == ("temperature", "flow rate")
     assert report["training"]["files"] == ["pump.csv"]
     assert report["training"]["rows"] == {"fit": 630, "validation": 135, "calibration": 135}
@@ -118,7 +118,7 @@ def test_the_summary_says_what_was_used_and_what_to_do_next(history: Path, tmp_p
     for text in (
         "temperature, flow rate",
         "fit 630 rows (0.2 h), validation 135 rows",
-        "forecasting by last value",
+        "without a network, by last value",
         "asked for a false-alarm rate of 1 a day; 0.0 h of calibration data support 640 a day",
         f"next      andon export {tmp_path / 'run'} -o model.onnx",
     ):
@@ -146,14 +146,14 @@ def test_force_begins_anew_but_not_before_the_data_has_been_read(
     folder = tmp_path / "run"
     succeeded(andon(history, "-o", folder, *SMALL))
     refused(andon(history, "-o", folder, *SMALL, "--feature", "pressure", "--force"))
-    assert load_checkpoint(folder).meta["training"]["cell"] == "lstm"
+    assert load_checkpoint(folder).meta["training"]["layers"] == ["lstm"]
     succeeded(andon(history, "-o", folder, *SMALL, "--cell", "elman", "--force"))
-    assert load_checkpoint(folder).meta["training"]["cell"] == "elman"
+    assert load_checkpoint(folder).meta["training"]["layers"] == ["elman"]
 
 
 def test_going_on_with_other_options_is_refused(history: Path, run: Path) -> None:
     message = refused(andon(history, "-o", run, *SMALL, "--cell", "gru", "--resume"))
-    assert "cell was lstm, is gru" in message
+    assert "layers was ['lstm'], is ['gru']" in message
 
 
 def test_going_on_with_more_epochs_is_what_more_epochs_would_have_given(
@@ -220,7 +220,7 @@ def test_a_configuration_names_files_sensors_and_options(history: Path, tmp_path
     root = ["--data-root", str(history.parent)]
     succeeded(andon("--config", config, *root, "-o", tmp_path / "run", "--epochs", "1"))
     report = report_of(tmp_path / "run")
-    assert report["training"]["cell"] == "gru"
+    assert report["training"]["layers"] == ["gru"]
     assert report["training"]["epochs"] == 1  # the option goes before the file
     assert report["training"]["rows"]["fit"] == 560
     assert report["features"]["flow rate"] == {"unit": "m3/h", "range": [-9.0, 9.0]}
