@@ -384,8 +384,9 @@ class Pipeline:
         """Which samples have a value out of its plausible range; None if all are plausible."""
         if not self._bounded:
             return None
-        outside = (values < self._low) | (values > self._high)
-        return np.logical_or.reduce(outside, axis=1)
+        cells = (values < self._low) | (values > self._high)
+        outside: NDArray[np.bool_] = np.logical_or.reduce(cells, axis=1)
+        return outside
 
     def _status(
         self, slot: int, count: int, outside: NDArray[np.bool_] | None
