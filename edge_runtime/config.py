@@ -198,6 +198,8 @@ class PipelineConfig(Table):
         max_streams: How many streams there may be; a further one is rejected.
         max_gap_ms: A silence of more milliseconds resets the stream; by default what the model was
             trained with.
+        max_delay_ms: A model whose scores come more milliseconds late, because it looks ahead, is
+            refused; 0 admits causal models only, None any.
         max_ahead_ms: A ``ts`` more milliseconds ahead of the gateway's clock is rejected.
         alarm: From score to lamp.
     """
@@ -209,6 +211,7 @@ class PipelineConfig(Table):
     emit: Literal["changes", "scores"] = "changes"
     max_streams: Annotated[int, at_least(1)] = 10_000
     max_gap_ms: Annotated[float, above(0)] | None = None
+    max_delay_ms: Annotated[float, at_least(0)] | None = None
     max_ahead_ms: Annotated[float, at_least(0)] = 60_000.0
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
 

@@ -13,16 +13,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.axes import FEATURE, axes_problem
+from edge_runtime.axes import STREAM as STREAM
+from edge_runtime.axes import TIME as TIME
 from edge_runtime.errors import ModelError
 
 CONTRACT_KEY = "andon.contract"
-CONTRACT_SCHEMA = 1
+CONTRACT_SCHEMA = 2
+OLDEST_SCHEMA = 1  # what it does not know has a default that means what it meant
 
-STREAM = "stream"
-TIME = "time"
-FEATURE = "feature"
-
-STATE_DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+FLOATS = ("float32", "float64", "float16")
+SINCE_2 = frozenset({"x_shape", "x_dtype", "score_shape", "one_stream", "look_ahead"})
+"""What schema 1 had one value for: our own axes, many streams, no look-ahead."""
+STATE_DTYPES = (
+    *FLOATS,
+    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"),
+)
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -115,12 +121,19 @@ class Contract(Table, frozen=True):
         sample_period_ms: Time between two samples of a stream, in milliseconds.
         max_gap_ms: Training cut the history at longer silences; the runtime resets there.
         warm_up_steps: Samples after a reset whose score does not count yet.
-        look_ahead: Samples by which a score is delayed; 0 if causal.
+        look_ahead: Row i of the outputs belongs to the sample so many steps before row i of ``x``;
+            the first rows after a reset are void. 0 if causal.
         x: Name of the graph input for the samples.
-        x_shape: Its axes.
+        x_shape: Its axes: ``"stream"``, ``"feature"`` and, unless the model takes one sample of
+            each stream a call, ``"time"``; 1 for an axis that says nothing.
+        x_dtype: What the samples are cast to.
         score: Name of the graph output with the score.
-        contribution: Name of the graph output with each sensor's share, if there is one.
-        constants: Graph inputs that always take the same value.
+        score_shape: Its axes: ``"stream"``, and ``"time"`` where ``x`` has it; 1s as above.
+        contribution: Name of the graph output with each sensor's share, if there is one; its axes
+            are those of ``x``.
+        one_stream: The model takes one stream a call: its rows influence each other, or its stream
+            axis has the length 1.
+        constants: Graph inputs that always take the same value: a number, or one in ``[1]``.
         calibration: Where the alarm level comes from; None for a foreign model.
         training: Provenance, for people.
         golden: Input with expected output.
@@ -136,8 +149,11 @@ class Contract(Table, frozen=True):
     look_ahead: int = 0
     x: str = "x"
     x_shape: tuple[int | str, ...] = (TIME, STREAM, FEATURE)
+    x_dtype: str = "float32"
     score: str = "score"
+    score_shape: tuple[int | str, ...] = (TIME, STREAM)
     contribution: str | None = None
+    one_stream: bool = False
     constants: dict[str, float] = {}
     calibration: Calibration | None = None
     training: dict[str, Any] = {}
@@ -151,6 +167,11 @@ class Contract(Table, frozen=True):
     def feature_names(self) -> tuple[str, ...]:
         """Names of the sensors, in order."""
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def delay_ms(self) -> float:
+        """How much later than its sample a score comes, in milliseconds."""
+        return self.look_ahead * self.sample_period_ms
 
     def initial_state(self, streams: int) -> dict[str, NDArray[Any]]:
         """The state of streams that have seen nothing, by input name.
@@ -208,11 +229,12 @@ def decode_contract(document: str | bytes) -> Contract:
         version = msgspec.json.decode(document, type=_Version).schema
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ModelError(f"the contract is not readable: {error}") from error
-    if version != CONTRACT_SCHEMA:
+    if not OLDEST_SCHEMA <= version <= CONTRACT_SCHEMA:
         age = "newer than" if version > CONTRACT_SCHEMA else "older than"
         raise ModelError(
-            f"contract schema {version} is {age} this andon, which reads schema "
-            f"{CONTRACT_SCHEMA}: {'upgrade andon' if version > CONTRACT_SCHEMA else 'export again'}"
+            f"contract schema {version} is {age} this andon, which reads schemas {OLDEST_SCHEMA} "
+            f"to {CONTRACT_SCHEMA}: "
+            f"{'upgrade andon' if version > CONTRACT_SCHEMA else 'export again'}"
         )
     try:
         return msgspec.json.decode(document, type=Contract)
@@ -240,21 +262,44 @@ def _problems(contract: Contract) -> Iterable[str]:
     results = [s.output for s in contract.states] + [contract.score]
     results += [] if contract.contribution is None else [contract.contribution]
     yield from (f"output {n!r} stands twice" for n, k in Counter(results).items() if k > 1)
-    for feature in contract.features:
-        if feature.low is not None and feature.high is not None and feature.low > feature.high:
-            yield f"feature {feature.name!r}: low {feature.low} is above high {feature.high}"
+    yield from _range_problems(contract)
     for state in contract.states:
         yield from _state_problems(state)
-    if contract.x_shape != (TIME, STREAM, FEATURE):
-        yield f"x: wanted axes [time, stream, feature], got {list(contract.x_shape)}"
-    if contract.look_ahead != 0:
-        yield f"look_ahead {contract.look_ahead}: this version runs causal models only"
+    yield from _axes_problems(contract)
+    yield from _schema_problems(contract)
+    if contract.look_ahead < 0:
+        yield f"look_ahead must not be negative, got {contract.look_ahead}"
     if not contract.sample_period_ms > 0:
         yield f"sample_period_ms must be positive, got {contract.sample_period_ms}"
     if contract.max_gap_ms < contract.sample_period_ms:
         yield f"max_gap_ms {contract.max_gap_ms} is below the sample period"
     if contract.warm_up_steps < 0:
         yield f"warm_up_steps must not be negative, got {contract.warm_up_steps}"
+
+
+def _range_problems(contract: Contract) -> Iterable[str]:
+    for feature in contract.features:
+        if feature.low is not None and feature.high is not None and feature.low > feature.high:
+            yield f"feature {feature.name!r}: low {feature.low} is above high {feature.high}"
+
+
+def _schema_problems(contract: Contract) -> Iterable[str]:
+    if contract.schema == OLDEST_SCHEMA:
+        for field in msgspec.structs.fields(contract):
+            if field.name in SINCE_2 and getattr(contract, field.name) != field.default:
+                yield f"{field.name} needs schema {CONTRACT_SCHEMA}, got schema {contract.schema}"
+
+
+def _axes_problems(contract: Contract) -> Iterable[str]:
+    problem = axes_problem(contract.x_shape, (STREAM, FEATURE), (TIME,))
+    if problem:
+        yield f"x: {problem}"
+    timed = (TIME,) if TIME in contract.x_shape else ()
+    problem = axes_problem(contract.score_shape, (*timed, STREAM), ())
+    if problem:
+        yield f"score: {problem}, because x has {'a' if timed else 'no'} time axis"
+    if contract.x_dtype not in FLOATS:
+        yield f"x: dtype {contract.x_dtype!r} is none of {', '.join(FLOATS)}"
 
 
 def _state_problems(state: State) -> Iterable[str]:
@@ -283,25 +328,22 @@ def _graph_problems(
     contract: Contract, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
 ) -> Iterable[str]:
     features = len(contract.features)
-    wanted_in: dict[str, tuple[str, tuple[int | str, ...]]] = {
-        contract.x: ("float32", (TIME, STREAM, features))
-    }
-    wanted_out: dict[str, tuple[str, tuple[int | str, ...]]] = {
-        contract.score: ("float32", (TIME, STREAM))
-    }
+    x = tuple(features if axis == FEATURE else axis for axis in contract.x_shape)
+    wanted_in: dict[str, _Wanted] = {contract.x: _Wanted((contract.x_dtype,), x)}
+    wanted_out: dict[str, _Wanted] = {contract.score: _Wanted(FLOATS, contract.score_shape)}
     if contract.contribution is not None:
-        wanted_out[contract.contribution] = ("float32", (TIME, STREAM, features))
+        wanted_out[contract.contribution] = _Wanted(FLOATS, x)
     for state in contract.states:
-        wanted_in[state.input] = (state.dtype, state.shape)
-        wanted_out[state.output] = (state.dtype, state.shape)
+        wanted_in[state.input] = _Wanted((state.dtype,), state.shape)
+        wanted_out[state.output] = _Wanted((state.dtype,), state.shape)
     for side, wanted, offered in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
-        for name, (dtype, shape) in wanted.items():
+        for name, (dtypes, shape) in wanted.items():
             tensor = offered.get(name)
             if tensor is None:
                 yield f"no {side} {name!r}"
-            elif tensor.dtype != dtype:
-                yield f"{side} {name}: wanted {dtype}, the graph has {tensor.dtype}"
-            elif not _fits(shape, tensor.shape):
+            elif tensor.dtype not in dtypes:
+                yield f"{side} {name}: wanted {' or '.join(dtypes)}, the graph has {tensor.dtype}"
+            elif not _fits(shape, tensor.shape, frozen=contract.one_stream):
                 yield f"{side} {name}: wanted {list(shape)}, the graph has {list(tensor.shape)}"
     unfed = set(inputs) - set(wanted_in) - set(contract.constants)
     yield from (f"input {name!r} is neither x, a state nor a constant" for name in sorted(unfed))
@@ -309,17 +351,31 @@ def _graph_problems(
         yield from _constant_problems(name, value, inputs.get(name))
 
 
+class _Wanted(NamedTuple):
+    dtypes: tuple[str, ...]
+    shape: tuple[int | str, ...]
+
+
 def _constant_problems(name: str, value: float, tensor: Tensor | None) -> Iterable[str]:
     if tensor is None:
         yield f"no input for the constant {name!r}"
-    elif tensor.dtype not in STATE_DTYPES or tensor.shape or not _holds(tensor.dtype, value):
+    elif (
+        tensor.dtype not in STATE_DTYPES
+        or not (tensor.shape == () or _fits((1,), tensor.shape, frozen=False))
+        or not _holds(tensor.dtype, value)
+    ):
         got = f"the graph has {tensor.dtype} {list(tensor.shape)}"
         yield f"constant {name}: wanted a single number that can be {value}, {got}"
 
 
-def _fits(wanted: tuple[int | str, ...], offered: tuple[int | str | None, ...]) -> bool:
-    """Whether a graph's shape allows the wanted one; a dynamic axis must not be frozen."""
+def _fits(
+    wanted: tuple[int | str, ...], offered: tuple[int | str | None, ...], *, frozen: bool
+) -> bool:
+    """Whether a graph's shape allows the wanted one.
+
+    A named axis must be dynamic; the stream axis may be ``frozen`` at 1.
+    """
     return len(wanted) == len(offered) and all(
-        isinstance(o, str | None) if isinstance(w, str) else (o == w or isinstance(o, str | None))
+        isinstance(o, str | None) or o == w or (frozen and w == STREAM and o == 1)
         for w, o in zip(wanted, offered, strict=True)
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from edge_runtime.config import GatewayConfig, PipelineConfig
+from edge_runtime.contract import Contract
 from edge_runtime.errors import ConfigError, ModelError, PayloadError
 from edge_runtime.link import Link
 from edge_runtime.mqtt import Message, StopEvent
@@ -100,12 +101,27 @@ def load_routes(config: GatewayConfig) -> list[Route]:
         try:
             if key not in sessions:
                 sessions[key] = load_model(pipeline.model)
+            check_delay(sessions[key].contract, pipeline.max_delay_ms)
         except ModelError as error:
             problems.append(f"[[pipeline]] {number} model: {error}")
     if problems:
         raise ConfigError(problems)
     limit = config.broker.max_payload_bytes
     return [Route(p, sessions[str(p.model)], limit) for p in config.pipeline]
+
+
+def check_delay(contract: Contract, max_delay_ms: float | None) -> None:
+    """Scores must not come later than the gateway's configuration allows.
+
+    Raises:
+        ModelError: With the delay and where it comes from.
+    """
+    if max_delay_ms is not None and contract.delay_ms > max_delay_ms:
+        raise ModelError(
+            f"wanted scores after {max_delay_ms:g} ms at most (max_delay_ms), the model looks "
+            f"{contract.look_ahead} samples of {contract.sample_period_ms:g} ms ahead: "
+            f"{contract.delay_ms:g} ms"
+        )
 
 
 @dataclass(slots=True)
@@ -128,6 +144,7 @@ class Gateway:
     Attributes:
         received: Messages so far.
         scored: Samples scored so far.
+        unscored: Samples that resets have left without a score, because a model looks ahead.
         flags: Flags so far, by event.
         refusals: What was refused.
     """
@@ -142,6 +159,7 @@ class Gateway:
         self._destinations: dict[str, tuple[Destination, ...]] = {}
         self.received = 0
         self.scored = 0
+        self.unscored = 0
         self.flags: Counter[str] = Counter()
         self.refusals = Refusals()
 
@@ -161,6 +179,10 @@ class Gateway:
                 self._source.publish(publication.topic, publication.payload)
             self._report(time.monotonic_ns())
         self._report(END_OF_TIME)
+
+    def waiting(self) -> int:
+        """Samples whose score has not come yet, because a model looks ahead."""
+        return sum(sum(route.pipeline.waiting().values()) for route in self._routes)
 
     def _process(self, messages: Sequence[Message], now_ns: int) -> _Group:
         group = _Group()
@@ -219,7 +241,14 @@ class Gateway:
             stream, cause, samples, detail = rejected
             self.refusals.add(stream, cause, detail, samples=samples)
         for reset in result.resets:
-            log.info("%s starts afresh at %d ns: %s", ascii(reset.stream), reset.ts, reset.cause)
+            self.unscored += reset.unscored
+            log.info(
+                "%s starts afresh at %d ns: %s%s",
+                ascii(reset.stream),
+                reset.ts,
+                reset.cause,
+                f"; {reset.unscored} samples before stay without a score" if reset.unscored else "",
+            )
         for scored in result.scored:
             self.scored += len(scored.ts)
             if route.emits_scores:
@@ -270,12 +299,14 @@ def run_gateway(config: GatewayConfig, routes: Sequence[Route]) -> int:
     gateway.run(stop)
     clean = link.close()
     log.info(
-        "%s stopped: %d messages, %d samples scored, %d raised, %d cleared, %d rejected",
+        "%s stopped: %d messages, %d samples scored, %d raised, %d cleared, %d rejected, "
+        "%d left without a score",
         client,
         gateway.received,
         gateway.scored,
         gateway.flags["raised"],
         gateway.flags["cleared"],
         gateway.refusals.totals().total(),
+        gateway.unscored + gateway.waiting(),
     )
     return 0 if clean else 1

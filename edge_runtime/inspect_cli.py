@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from edge_runtime.axes import TIME
 from edge_runtime.contract import Calibration, Contract, Feature
 from edge_runtime.session import load_model
 
@@ -38,12 +39,14 @@ def _describe(model: Path, digest: str, contract: Contract) -> list[str]:
         f"sample       every {contract.sample_period_ms:g} ms; a gap above "
         f"{contract.max_gap_ms:g} ms starts afresh",
         f"warm-up      {contract.warm_up_steps} samples after a start",
-        f"look-ahead   {contract.look_ahead or 'none: causal'}",
+        f"look-ahead   {_look_ahead(contract)}",
+        f"axes         x {contract.x_dtype} {_axes(contract.x_shape)}, "
+        f"score {_axes(contract.score_shape)}{_calls(contract)}",
         "",
         f"sensors, in the order of an array payload ({len(contract.features)})",
     ]
     lines += [f"  {i:2} {_feature(feature)}" for i, feature in enumerate(contract.features, 1)]
-    lines += ["", "carried from sample to sample"]
+    lines += ["", "carried from sample to sample" + ("" if contract.states else ": nothing")]
     lines += [
         f"  {state.input} -> {state.output}  {state.dtype} {_axes(state.shape)}, "
         f"starts at {state.initial:g}"
@@ -53,6 +56,17 @@ def _describe(model: Path, digest: str, contract: Contract) -> list[str]:
     lines += ["", *_calibration(contract.calibration)]
     lines += [f"  {key}: {_short(value)}" for key, value in contract.training.items()]
     return lines
+
+
+def _look_ahead(contract: Contract) -> str:
+    if not contract.look_ahead:
+        return "none: causal"
+    return f"{contract.look_ahead} samples: each score comes {contract.delay_ms:g} ms late"
+
+
+def _calls(contract: Contract) -> str:
+    one_sample = "" if TIME in contract.x_shape else "; called for each sample"
+    return one_sample + ("; called for each stream" if contract.one_stream else "")
 
 
 def _feature(feature: Feature) -> str:

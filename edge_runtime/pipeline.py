@@ -7,6 +7,11 @@ grouped or what other streams sent:
     admit    is there room, is each sample after the last one and not in the future; gaps
     score    one model call for all streams that have a sample waiting, in order within a stream
     decide   status, alarm, flags
+
+With a model that looks ``W`` samples ahead the score of a sample comes with the ``W``-th sample
+after it. It carries the time of the sample that it belongs to, and is ``uncertain`` if any of the
+samples that it was made from is out of its plausible range: the sample itself or those ``W``. A
+reset gives up the scores that are still to come, and says how many.
 """
 
 import hashlib
@@ -123,13 +128,16 @@ class Reset(NamedTuple):
 
     Attributes:
         stream: Its name.
-        ts: Nanoseconds of the sample that caused it: the first after a gap, or the one refused.
+        ts: Nanoseconds of the sample that caused it: the first after a gap, or the newest that the
+            refused score was made from.
         cause: ``gap`` or ``not_finite_score``.
+        unscored: Samples until then whose score will never come, because the model looks ahead.
     """
 
     stream: str
     ts: int
     cause: str
+    unscored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +183,8 @@ class Pipeline:
         self._max_gap_ns = (
             _ns(contract.max_gap_ms) if settings.max_gap_ns is None else settings.max_gap_ns
         )
+        self._look_ahead = contract.look_ahead
+        self._narrow = contract.x_dtype == "float16"  # holds less than the samples' float32
         self._low, self._high = _ranges(contract)
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
 
@@ -197,6 +207,11 @@ class Pipeline:
             self._decide(slot, pieces, result)
         return result
 
+    def waiting(self) -> dict[str, int]:
+        """Samples whose score has not come yet because the model looks ahead, by stream."""
+        slots = ((name, slot) for slot, name in enumerate(self.streams.names) if name is not None)
+        return {name: self.streams.waiting(slot) for name, slot in slots}
+
     def _admit(
         self,
         block: Block,
@@ -204,6 +219,8 @@ class Pipeline:
         waiting: dict[int, list[_Run]],
         result: Result,
     ) -> None:
+        if self._narrow:
+            block = self._castable(block, result)
         if len(block.ts) == 0:
             return
         slot = self.streams.find(block.stream)
@@ -225,6 +242,17 @@ class Pipeline:
         runs = waiting.setdefault(slot, [])
         for start, stop, cause in self._between_gaps(ts, last):
             runs.append(_Run(ts[start:stop], values[start:stop], cause))
+
+    def _castable(self, block: Block, result: Result) -> Block:
+        """Refuses samples that would be infinite as what the model takes."""
+        dtype = self.session.contract.x_dtype
+        with np.errstate(over="ignore"):
+            keep = np.isfinite(block.values.astype(dtype)).all(axis=1)
+        if keep.all():
+            return block
+        detail = f"wanted values that a {dtype} can hold, which the model takes"
+        result.rejected.append(Rejected(block.stream, "not_finite", int((~keep).sum()), detail))
+        return Block(block.stream, block.ts[keep], block.values[keep])
 
     def _timely(
         self, block: Block, last: int, now_ns: int | None, result: Result
@@ -276,11 +304,10 @@ class Pipeline:
             steps = max(1, min(steps, MAX_CALL_ROWS // len(runs)))
             for slot, run in zip(slots, runs, strict=True):
                 if run.reset:
-                    self.streams.reset(slot)
-                    result.resets.append(Reset(self._name(slot), int(run.ts[0]), run.reset))
+                    self._reset_before(slot, run, result)
             outputs = self._call(slots, runs, steps)
             for row, (slot, run) in enumerate(zip(slots, runs, strict=True)):
-                scored = self._finite_steps(outputs.score[:, row])
+                scored = self._finite_steps(slot, outputs.score[:, row])
                 self._collect(slot, run, outputs, (row, scored), pieces)
                 if scored < steps:
                     self._refuse_score(slot, run, scored, result)
@@ -291,15 +318,22 @@ class Pipeline:
                     del active[slot]
         return pieces
 
+    def _reset_before(self, slot: int, run: _Run, result: Result) -> None:
+        unscored = self.streams.waiting(slot)
+        result.resets.append(Reset(self._name(slot), int(run.ts[0]), run.reset, unscored))
+        self.streams.reset(slot)
+
     def _call(self, slots: list[int], runs: list[_Run], steps: int) -> Outputs:
         x = np.stack([run.values[:steps] for run in runs], axis=1)
         outputs, state = self.session.run(x, self.streams.take(slots))
         self.streams.put(slots, state)
         return outputs
 
-    def _finite_steps(self, score: Float32) -> int:
-        """How many scores come before the first that is not a number."""
+    def _finite_steps(self, slot: int, score: Float32) -> int:
+        """How many scores come before the first that is not a number; void ones may be anything."""
         finite = np.isfinite(score)
+        if self._look_ahead:
+            finite[: self._void(slot)] = True
         return len(score) if finite.all() else int(np.argmin(finite))
 
     def _collect(
@@ -311,33 +345,69 @@ class Pipeline:
         pieces: dict[int, list[_Piece]],
     ) -> None:
         row, steps = where
+        ts, void = run.ts[:steps], 0
+        outside = self._outside(run.values[:steps])
+        if self._look_ahead:
+            void = min(steps, self._void(slot))
+            ts, outside = self._belated(slot, ts, outside, steps - void)
         contribution = outputs.contribution
         pieces[slot].append(
             _Piece(
-                run.ts[:steps],
-                outputs.score[:steps, row],
-                self._status(slot, run.values[:steps]),
-                None if contribution is None else contribution[:steps, row],
+                ts,
+                outputs.score[void:steps, row],
+                self._status(slot, len(ts), outside),
+                None if contribution is None else contribution[void:steps, row],
             )
         )
         self.streams.steps[slot] += steps
 
-    def _status(self, slot: int, values: Float32) -> NDArray[np.uint8]:
-        status = np.full(len(values), OK, np.uint8)
-        if self._bounded:
-            outside = ((values < self._low) | (values > self._high)).any(axis=1)
+    def _void(self, slot: int) -> int:
+        """How many outputs are still to come that belong to no sample."""
+        return max(0, self._look_ahead - int(self.streams.steps[slot]))
+
+    def _belated(
+        self, slot: int, ts: NDArray[np.int64], outside: NDArray[np.bool_] | None, count: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Times of the ``count`` samples whose scores have come, and which were made out of range.
+
+        Args:
+            slot: Whose.
+            ts: Times of the samples that the model has just seen; the last ones wait from now on.
+            outside: Which of them are out of range.
+            count: How many scores have come.
+        """
+        marks = np.zeros(len(ts), np.bool_) if outside is None else outside
+        ts, marks = self.streams.pending.after(slot, self.streams.waiting(slot), ts, marks)
+        return ts[:count], _any_ahead(marks, self._look_ahead, count)
+
+    def _outside(self, values: Float32) -> NDArray[np.bool_] | None:
+        """Which samples have a value out of its plausible range; None if all are plausible."""
+        if not self._bounded:
+            return None
+        cells = (values < self._low) | (values > self._high)
+        outside: NDArray[np.bool_] = np.logical_or.reduce(cells, axis=1)
+        return outside
+
+    def _status(
+        self, slot: int, count: int, outside: NDArray[np.bool_] | None
+    ) -> NDArray[np.uint8]:
+        status = np.full(count, OK, np.uint8)
+        if outside is not None:
             status[outside] = UNCERTAIN
-        warming = self.session.contract.warm_up_steps - int(self.streams.steps[slot])
+        scored = max(0, int(self.streams.steps[slot]) - self._look_ahead)
+        warming = self.session.contract.warm_up_steps - scored
         if warming > 0:
             status[:warming] = WARMING_UP
         return status
 
     def _refuse_score(self, slot: int, run: _Run, index: int, result: Result) -> None:
         """Refuses a sample after the model has seen it: the state is spoilt from there on."""
-        cause, ts = "not_finite_score", int(run.ts[index])
+        name, cause, newest = self._name(slot), "not_finite_score", int(run.ts[index])
+        ahead = self._look_ahead
+        ts = self.streams.pending.oldest(slot) if ahead else newest
         detail = f"the model's score at ts {ts_text(ts)} is not a finite number"
-        result.rejected.append(Rejected(self._name(slot), cause, 1, detail))
-        result.resets.append(Reset(self._name(slot), ts, cause))
+        result.rejected.append(Rejected(name, cause, 1, detail))
+        result.resets.append(Reset(name, newest, cause, ahead))
         self.streams.reset(slot)
 
     def _decide(self, slot: int, pieces: list[_Piece], result: Result) -> None:
@@ -411,6 +481,13 @@ def _cautiously(run: _Run) -> list[_Run]:
         parts.append(_Run(run.ts[:length], run.values[:length], ""))
         run, length = _after(run, length), 2 * length
     return parts[::-1]
+
+
+def _any_ahead(marks: NDArray[np.bool_], ahead: int, count: int) -> NDArray[np.bool_]:
+    """Whether a sample or one of the next ``ahead`` is marked, for the first ``count``."""
+    sums = np.concatenate([[0], np.cumsum(marks)])
+    found: NDArray[np.bool_] = sums[ahead + 1 : ahead + 1 + count] > sums[:count]
+    return found
 
 
 def _share_at(pieces: list[_Piece], index: int) -> Float32 | None:

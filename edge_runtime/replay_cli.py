@@ -13,6 +13,7 @@ import click
 
 from edge_runtime.columns import Layout
 from edge_runtime.config import AlarmConfig, load_gateway
+from edge_runtime.contract import Contract
 from edge_runtime.errors import ConfigError
 from edge_runtime.files import replacing
 from edge_runtime.payload import NS_PER_MS, encode_flag, encode_score
@@ -25,6 +26,7 @@ from edge_runtime.session import Session, load_model
 from edge_runtime.summary import Summary, Verdict, judge
 
 NS_PER_S = 1_000_000_000
+MS_PER_S = 1_000
 MAX_LINES = 30
 MANY = 0.2  # of the samples
 
@@ -108,13 +110,14 @@ def replay(
         for result in _with_progress(pipeline, readings):
             _write(result, score_file, flag_file)
             summary.add(result)
+    summary.end(pipeline.waiting())
     verdict = None
     if label is not None:
         verdict = judge(readings, summary, round(session.contract.sample_period_ms * NS_PER_MS))
     written = [path for path in (scores, flags) if path is not None]
     if plot is not None:
         written += plot_replay(plot, readings, summary, session.contract, settings.alarm)
-    report = Report(summary, settings.alarm, verdict, written)
+    report = Report(summary, settings.alarm, verdict, written, session.contract)
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
@@ -190,6 +193,7 @@ class Report:
     alarm: AlarmConfig
     verdict: Verdict | None
     written: list[Path]
+    contract: Contract
 
     def as_dict(self) -> dict[str, object]:
         """For programs."""
@@ -201,6 +205,7 @@ class Report:
                 "raised": s.raised,
                 "alarm_samples": s.lit,
                 "resets": s.resets,
+                "unscored": s.unscored,
                 "status": dict(s.status),
                 "largest_score": None if s.largest is None else s.largest[0],
             }
@@ -211,6 +216,7 @@ class Report:
             "streams": streams,
             "rejected": dict(self.summary.rejected),
             "alarm": asdict(self.alarm),
+            "look_ahead_ms": self.contract.delay_ms,
             "files": [str(path) for path in self.written],
         }
         if self.verdict is not None:
@@ -242,6 +248,7 @@ class Report:
         if self.summary.rejected:
             causes = ", ".join(f"{n} {cause}" for cause, n in self.summary.rejected.most_common())
             lines.append(f"rejected: {causes}")
+        lines += self._look_ahead()
         lines += self._warnings()
         width = max((len(s.stream) for s in streams), default=0)
         for s in sorted(streams, key=lambda s: -s.raised)[:MAX_LINES]:
@@ -258,12 +265,24 @@ class Report:
         lines += [f"wrote {path}" for path in self.written]
         return lines
 
+    def _look_ahead(self) -> Iterable[str]:
+        """Which samples have no score, and how late the others come."""
+        ahead = self.contract.look_ahead
+        if ahead:
+            streams = self.summary.streams.values()
+            yield (
+                f"looks {ahead} samples ahead: a score stands at the time of its sample and comes "
+                f"{self.contract.delay_ms:g} ms later; {sum(s.unscored for s in streams)} samples "
+                f"have none, up to {ahead} at the end of each stream and before each reset"
+            )
+
     def _warnings(self) -> Iterable[str]:
         """What makes the rest of the summary worth less than it looks."""
         streams = self.summary.streams.values()
         scored, refused = sum(s.samples for s in streams), self.summary.rejected.total()
-        if refused > MANY * (scored + refused):
-            yield f"WARNING: {refused / (scored + refused):.0%} of the samples were not scored"
+        lost = refused + sum(s.unscored for s in streams)
+        if lost > MANY * (scored + lost):
+            yield f"WARNING: {lost / (scored + lost):.0%} of the samples were not scored"
         if self.summary.rejected["late"] > MANY * (scored + refused):
             yield (
                 "  late: their time is not after the one before; if a file holds several machines, "
@@ -284,6 +303,8 @@ class Report:
         delays = sorted(e.delay_ns for e in verdict.events if e.delay_ns is not None)
         median = f", median delay {delays[len(delays) // 2] / NS_PER_S:g} s" if delays else ""
         blind = f"; lit already before {verdict.lit_before}" if verdict.lit_before else ""
+        if delays and self.contract.look_ahead:
+            median += f", and {self.contract.delay_ms / MS_PER_S:g} s more for the look-ahead"
         yield f"labels: {verdict.detected} of {len(verdict.events)} events detected{median}{blind}"
         yield (
             f"        {verdict.false_alarms} false alarms in {verdict.normal_hours:.2f} normal "

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from edge_runtime.config import GatewayConfig, load_gateway
-from edge_runtime.daemon import Route, load_routes, run_gateway
+from edge_runtime.daemon import Route, check_delay, load_routes, run_gateway
 from edge_runtime.errors import ConfigError, ModelError
 from edge_runtime.session import load_model
 
@@ -27,9 +27,13 @@ def check(gateway: Path) -> None:
     broker = config.broker
     click.echo(f"  broker   {broker.url} as {broker.client_id}, MQTT {broker.protocol}")
     for pipeline, route in zip(config.pipeline, routes, strict=True):
-        features = ", ".join(route.pipeline.session.contract.feature_names)
+        contract = route.pipeline.session.contract
+        features = ", ".join(contract.feature_names)
         click.echo(f"  pipeline {pipeline.topic} -> {pipeline.publish}")
         click.echo(f"           {pipeline.model.name}: {features}")
+        if contract.look_ahead:
+            ahead = f"looks {contract.look_ahead} samples ahead"
+            click.echo(f"           {ahead}: each score comes {contract.delay_ms:g} ms late")
     click.echo(
         "  note     streams' states are kept in memory: after a restart they warm up again",
         err=True,
@@ -85,7 +89,9 @@ def _model_problems(path: Path) -> list[str]:
         model = path.parent / name if isinstance(name, str) else None
         if model is not None and model.is_file():
             try:
-                load_model(model)
+                contract = load_model(model).contract
+                delay = table.get("max_delay_ms")
+                check_delay(contract, delay if isinstance(delay, int | float) else None)
             except ModelError as error:
                 problems.append(f"{path}: [[pipeline]] {number} model: {error}")
     return problems

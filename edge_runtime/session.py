@@ -1,7 +1,6 @@
 """A model file as a function: ``run(x, state) -> (outputs, state)``. It holds no state."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,44 +10,16 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edge_runtime.contract import CONTRACT_KEY, Contract, Tensor, decode_contract
+from edge_runtime.axes import OURS
+from edge_runtime.calls import ForeignCalls, Infer
+from edge_runtime.contract import CONTRACT_KEY, Contract, decode_contract
 from edge_runtime.errors import ModelError, StateError
+from edge_runtime.inference import ORT_DTYPES, first_line, open_inference, tensors_of
 
 Float32 = NDArray[np.float32]
 State = dict[str, NDArray[Any]]
 
-ORT_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(int16)": "int16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-}
-
 _HERE = f"onnxruntime {ort.__version__} on this processor"
-_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-_NOWHERE = "/dev/null"  # no file can lie in it
-
-# What onnxruntime says about a file it does not open, the part of it that helps, and what it means.
-_REASONS = (
-    (r"[Ee]xternal data.*? initializer: [^.\s]+|external tensors.*|" + rf"{_NOWHERE}/[^\]\s]+",
-     "keeps its weights in another file (external data); one file must hold all"),
-    (r"No Op registered for \S+ with domain_version of -?\d+|Failed to find kernel for [^ ]+",
-     "uses an operator that this onnxruntime does not have"),
-    (r"\S+ is not a registered function/op|No opset import for domain '[^']*'",
-     "uses a custom operator"),
-    (r"Unsupported model IR version: \d+, max supported IR version: \d+",
-     "is written for a newer onnxruntime"),
-    (r"Current official support for domain \S+ is till opset \d+",
-     "is written for a newer onnxruntime"),
-    (r"(?i:protobuf parsing failed)", "is truncated or not an ONNX file"),
-    (r"No graph was found.*|ModelProto does not have a graph", "is empty or not an ONNX file"),
-    (r"Invalid ORT format.*", "is damaged or not an ONNX file"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +50,19 @@ class Session:
         self._contributes = contract.contribution is not None
         self._outputs = [contract.score, *([contract.contribution] if self._contributes else [])]
         self._outputs += [state.output for state in contract.states]
+        self._carried = {state.input for state in contract.states}
         self._constants = {
-            tensor.name: np.asarray(contract.constants[tensor.name], ORT_DTYPES[tensor.type])
+            tensor.name: np.full(
+                [1] * len(tensor.shape), contract.constants[tensor.name], ORT_DTYPES[tensor.type]
+            )
             for tensor in inference.get_inputs()
             if tensor.name in contract.constants
         }
+        types = {tensor.name: tensor.type for tensor in inference.get_outputs()}
+        ours = _has_our_axes(contract) and all(
+            types[name] == "tensor(float)" for name in self._outputs[: 1 + self._contributes]
+        )
+        self._call: Infer = self._infer if ours else ForeignCalls(contract, self._infer)
 
     def run(self, x: Float32, state: Mapping[str, NDArray[Any]]) -> tuple[Outputs, State]:
         """Scores samples and gives the state after them.
@@ -93,42 +72,65 @@ class Session:
             state: One array for each carried tensor, by input name; not changed.
 
         Returns:
-            The outputs and the new state, by input name.
+            The outputs and the new state, by input name. Row i of the outputs belongs to the sample
+            ``contract.look_ahead`` steps before row i of ``x``.
 
         Raises:
             StateError: If a state is missing, unknown, or of another shape or dtype.
             ModelError: If onnxruntime fails.
         """
         self._check(x, state)
-        try:
-            results = self._inference.run(
-                self._outputs, {self.contract.x: x, **state, **self._constants}
-            )
-        except Exception as error:  # onnxruntime has no common base class
-            raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+        results = self._call(x, state)
         first = 1 + self._contributes
         outputs = Outputs(results[0], results[1] if self._contributes else None)
         pairs = zip(self.contract.states, results[first:], strict=True)
         return outputs, {pair.input: value for pair, value in pairs}
 
+    def _infer(self, x: NDArray[Any], state: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """One call of the model as it is."""
+        try:
+            results: list[NDArray[Any]] = self._inference.run(
+                self._outputs, {self.contract.x: x, **state, **self._constants}
+            )
+        except Exception as error:  # onnxruntime has no common base class
+            raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
+        return results
+
     def _check(self, x: Float32, state: Mapping[str, NDArray[Any]]) -> None:
         if x.ndim != 3 or x.shape[2] != len(self.contract.features) or x.dtype != np.float32:  # noqa: PLR2004 - time, stream, feature
             wanted = f"float32 [time, stream, {len(self.contract.features)}]"
             raise StateError(f"x wants {wanted}, got {x.dtype} {list(x.shape)}")
-        if len(state) != len(self.contract.states):
-            unknown = set(state) - {pair.input for pair in self.contract.states}
-            if unknown:
-                raise StateError(f"the model carries no state {', '.join(sorted(unknown))}")
+        if state.keys() != self._carried:
+            raise StateError(self._other_states(x.shape[1], state))
         for pair in self.contract.states:
-            value = state.get(pair.input)
+            value = state[pair.input]
             wanted_shape = tuple(x.shape[1] if n == "stream" else n for n in pair.shape)
-            if value is None:
-                raise StateError(f"state {pair.input} is missing, wanted {list(wanted_shape)}")
             if value.shape != wanted_shape or value.dtype != pair.dtype:
                 raise StateError(
                     f"state {pair.input} wants {pair.dtype} {list(wanted_shape)}, "
                     f"got {value.dtype} {list(value.shape)}"
                 )
+
+    def _other_states(self, streams: int, state: Mapping[str, NDArray[Any]]) -> str:
+        """What to say about a state with other names, such as that of another cell."""
+        wanted = self.contract.initial_state(streams)
+        missing = [f"state {name} is missing" for name in wanted if name not in state]
+        unknown = [f"the model carries no state {name}" for name in state if name not in wanted]
+        return f"{'; '.join(missing + unknown)}: wanted {_shapes(wanted)}, got {_shapes(state)}"
+
+
+def _has_our_axes(contract: Contract) -> bool:
+    return (
+        contract.x_shape == OURS
+        and contract.score_shape == OURS[:2]
+        and contract.x_dtype == "float32"
+        and not contract.one_stream
+    )
+
+
+def _shapes(state: Mapping[str, NDArray[Any]]) -> str:
+    parts = [f"{name} {value.dtype} {list(value.shape)}" for name, value in state.items()]
+    return ", ".join(parts) or "none"
 
 
 def load_model(path: Path) -> Session:
@@ -165,15 +167,16 @@ def session_from_bytes(content: bytes) -> Session:
     Raises:
         ModelError: With the reason why the model is refused.
     """
-    inference = _open(content)
+    inference = open_inference(content)
     try:
         document = inference.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
-        inputs, outputs = _tensors(inference.get_inputs()), _tensors(inference.get_outputs())
+        inputs, outputs = tensors_of(inference.get_inputs()), tensors_of(inference.get_outputs())
     except UnicodeDecodeError as error:
         raise ModelError(f"is damaged: a name or its contract is not UTF-8: {error}") from error
     if document is None:
         raise ModelError(
-            f"has no contract (metadata {CONTRACT_KEY!r}); export it with `andon export`"
+            f"has no contract (metadata {CONTRACT_KEY!r}); export it with `andon export`, or give "
+            "it one with `andon adopt`"
         )
     contract = decode_contract(document)
     contract.check_graph(inputs, outputs)
@@ -196,7 +199,10 @@ def check_golden(session: Session) -> None:
     except StateError as error:
         raise ModelError(f"the golden input does not fit: {error}") from error
     except Exception as error:  # onnxruntime has no common base class
-        raise ModelError(f"the golden input does not run: {_first_line(error)}") from error
+        raise ModelError(f"the golden input does not run: {first_line(error)}") from error
+    void = session.contract.look_ahead
+    if x.shape[0] <= void:
+        raise ModelError(f"golden x wants more than {void} samples, the look-ahead; got {len(x)}")
     pairs = [("score", outputs.score, expected)]
     if golden.contribution is not None and outputs.contribution is not None:
         shares = _golden_array("contribution", golden.contribution)
@@ -206,8 +212,8 @@ def check_golden(session: Session) -> None:
             raise ModelError(
                 f"golden {name} wants {list(wanted.shape)}, the model gives {list(got.shape)}"
             )
-        allowed = golden.tolerance * max(1.0, float(np.abs(wanted).max(initial=0.0)))
-        differences = np.abs(got.astype(np.float64) - wanted)
+        allowed = golden.tolerance * max(1.0, float(np.abs(wanted[void:]).max(initial=0.0)))
+        differences = np.abs(got[void:].astype(np.float64) - wanted[void:])
         if not np.all(differences <= allowed):
             raise ModelError(
                 f"{_HERE} does not reproduce the golden {name}: it differs by "
@@ -218,7 +224,9 @@ def check_golden(session: Session) -> None:
 def check_exact(session: Session) -> None:
     """Tests the one promise on this processor: no split in time or streams changes a bit.
 
-    The golden input is run at once, then sample by sample and stream by stream.
+    The golden input is run at once, then sample by sample and stream by stream. The void outputs of
+    a look-ahead, which never leave the pipeline, may be anything. A state may hold a NaN that no
+    score is made of; it must hold it either way.
 
     Raises:
         ModelError: If a score, a contribution or a state differs in any bit.
@@ -229,29 +237,32 @@ def check_exact(session: Session) -> None:
         state = session.contract.initial_state(1)
         for t in range(x.shape[0]):
             outputs, state = session.run(x[t : t + 1, stream : stream + 1], state)
-            alone, together = outputs.score[0, 0], whole.score[t, stream]
-            if alone != together:
-                raise ModelError(
-                    f"{_HERE} scores a sample alone otherwise than the same sample in a batch: "
-                    f"{alone!s} against {together!s} at step {t}"
-                )
-            if outputs.contribution is not None and whole.contribution is not None:
-                shares = outputs.contribution[0, 0], whole.contribution[t, stream]
-                if not np.array_equal(*shares):
-                    raise ModelError(
-                        f"{_HERE} explains a sample alone otherwise than the same sample in a "
-                        f"batch: {shares[0]} against {shares[1]} at step {t}"
-                    )
+            if t >= session.contract.look_ahead:
+                _same_outputs(outputs, whole, t, stream)
         for pair in session.contract.states:
-            states = (
-                np.take(state[pair.input], 0, pair.stream_axis),
-                np.take(after[pair.input], stream, pair.stream_axis),
-            )
-            if not np.array_equal(*states):
+            alone = np.take(state[pair.input], 0, pair.stream_axis)
+            together = np.take(after[pair.input], stream, pair.stream_axis)
+            if not np.array_equal(alone, together, equal_nan=True):
                 raise ModelError(
                     f"{_HERE} leaves a stream that runs alone with another state {pair.input} than "
                     "the same stream in a batch"
                 )
+
+
+def _same_outputs(outputs: Outputs, whole: Outputs, t: int, stream: int) -> None:
+    alone, together = outputs.score[0, 0], whole.score[t, stream]
+    if alone != together:
+        raise ModelError(
+            f"{_HERE} scores a sample alone otherwise than the same sample in a batch: "
+            f"{alone!s} against {together!s} at step {t}"
+        )
+    if outputs.contribution is not None and whole.contribution is not None:
+        shares = outputs.contribution[0, 0], whole.contribution[t, stream]
+        if not np.array_equal(*shares):
+            raise ModelError(
+                f"{_HERE} explains a sample alone otherwise than the same sample in a "
+                f"batch: {shares[0]} against {shares[1]} at step {t}"
+            )
 
 
 def _golden_array(name: str, values: object) -> Float32:
@@ -263,39 +274,3 @@ def _golden_array(name: str, values: object) -> Float32:
     if not np.isfinite(array).all():
         raise ModelError(f"golden {name} holds a number that is no finite float32")
     return array
-
-
-def _open(content: bytes) -> ort.InferenceSession:
-    """One thread and no spinning: idle threads that spin burn a gateway's only core."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4
-    # Else weights in another file are taken from wherever the gateway happens to be started.
-    options.add_session_config_entry(_EXTERNAL_FOLDER, _NOWHERE)
-    try:
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has no common base class
-        raise ModelError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    line = _first_line(error)
-    for pattern, reason in _REASONS:
-        found = re.search(pattern, line)
-        if found:
-            return f"{reason} ({found[0]})"
-    return f"onnxruntime refuses it: {line}"
-
-
-def _first_line(error: Exception) -> str:
-    """The message without onnxruntime's own marks, ``[ONNXRuntimeError] : 1 : FAIL : ``."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
-
-
-def _tensors(nodes: list[Any]) -> dict[str, Tensor]:
-    return {
-        node.name: Tensor(ORT_DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes
-    }

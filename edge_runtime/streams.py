@@ -24,8 +24,9 @@ class Streams:
     Attributes:
         names: Name of the stream in each slot; None where the slot is free.
         last_ts: Newest sample of each slot, nanoseconds; `NEVER` before the first.
-        steps: Samples scored since the last reset, for each slot.
+        steps: Samples that the model has seen since the last reset, for each slot.
         alarms: Alarm state of each slot.
+        pending: Samples whose score has not come yet, because the model looks ahead.
     """
 
     def __init__(self, contract: Contract, max_streams: int) -> None:
@@ -38,6 +39,7 @@ class Streams:
         capacity = min(_FIRST_CAPACITY, max_streams)
         self.last_ts = np.full(capacity, NEVER, np.int64)
         self.steps = np.zeros(capacity, np.int64)
+        self.pending = Pending(capacity, contract.look_ahead)
         self._pools = {
             pair.input: np.full((capacity, *pair.row_shape), pair.initial, pair.dtype)
             for pair in contract.states
@@ -112,12 +114,61 @@ class Streams:
         for pair in self._contract.states:
             self._pools[pair.input][rows] = np.moveaxis(state[pair.input], pair.stream_axis, 0)
 
+    def waiting(self, slot: int) -> int:
+        """How many samples of a stream have been seen whose score has not come yet."""
+        return min(int(self.steps[slot]), self.pending.look_ahead)
+
     def _grow(self) -> None:
         more = min(len(self.last_ts), self._max_streams - len(self.last_ts))
         self.last_ts = _extended(self.last_ts, more, NEVER)
         self.steps = _extended(self.steps, more, 0)
+        self.pending.grow(more)
         for pair in self._contract.states:
             self._pools[pair.input] = _extended(self._pools[pair.input], more, pair.initial)
+
+
+class Pending:
+    """The last ``look_ahead`` samples of each stream: when they were, and whether in range.
+
+    Attributes:
+        look_ahead: How many they are.
+    """
+
+    def __init__(self, capacity: int, look_ahead: int) -> None:
+        self.look_ahead = look_ahead
+        self._ts = np.zeros((capacity, look_ahead), np.int64)
+        self._outside = np.zeros((capacity, look_ahead), np.bool_)
+
+    def after(
+        self, slot: int, count: int, ts: NDArray[np.int64], outside: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The samples that wait and then some more, which from now on wait too.
+
+        Args:
+            slot: Whose.
+            count: How many wait.
+            ts: ``[sample]``, nanoseconds of the further samples.
+            outside: ``[sample]``, whether one of their values is out of its plausible range.
+
+        Returns:
+            Both of all of them, oldest first.
+        """
+        first = self.look_ahead - count
+        ts = np.concatenate([self._ts[slot, first:], ts])
+        outside = np.concatenate([self._outside[slot, first:], outside])
+        keep = min(len(ts), self.look_ahead)
+        self._ts[slot, self.look_ahead - keep :] = ts[len(ts) - keep :]
+        self._outside[slot, self.look_ahead - keep :] = outside[len(ts) - keep :]
+        return ts, outside
+
+    def oldest(self, slot: int) -> int:
+        """Time of the sample that has waited longest, in nanoseconds, where as many wait as can."""
+        return int(self._ts[slot, 0])
+
+    def grow(self, more: int) -> None:
+        """Makes room for more streams."""
+        self._ts = _extended(self._ts, more, 0)
+        self._outside = _extended(self._outside, more, 0)
 
 
 def _extended(array: NDArray[Any], more: int, value: float) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """What a replay found: sums by stream, and flags against labels."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +44,8 @@ class StreamSummary:
         raised: How often the lamp went on.
         lit: Samples with the lamp lit.
         resets: How often it started afresh after a gap.
+        unscored: Samples without a score because the model looks ahead: the last ones before each
+            reset, and at the end.
         status: Samples by status.
         largest: Largest score with status ok, and when (nanoseconds).
     """
@@ -54,6 +56,7 @@ class StreamSummary:
     raised: int = 0
     lit: int = 0
     resets: int = 0
+    unscored: int = 0
     status: Counter[str] = field(default_factory=Counter)
     largest: tuple[float, int] | None = None
 
@@ -90,6 +93,12 @@ class Summary:
             self.rejected[rejected.cause] += rejected.samples
         for reset in result.resets:
             self._of(reset.stream).resets += 1
+            self._of(reset.stream).unscored += reset.unscored
+
+    def end(self, waiting: Mapping[str, int]) -> None:
+        """Takes the samples whose score has not come when there are no more, by stream."""
+        for stream, samples in waiting.items():
+            self._of(stream).unscored += samples
 
     def series(self, stream: str) -> Scored:
         """All that was scored of a stream, in one piece; nothing if it has no scored sample."""

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_runtime.cli import LAZY, main
+from handmade_models import LAYOUTS, layout_model, look_ahead_model, memoryless_model
 from sample_models import FEATURES, sample_model
 
 # A gateway has neither; None in sys.modules makes an import fail as if it were not installed.
@@ -92,6 +93,51 @@ def test_inspect_json(tmp_path: Path) -> None:
         *("h_1", "c_1", "h_2", "c_2", "forecast")
     ]
     assert len(document["sha256"]) == 64
+
+
+def test_inspect_says_how_the_model_is_called(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(look_ahead_model(5))
+    ahead = run("inspect", str(model)).output
+    assert "look-ahead   5 samples: each score comes 5000 ms late" in ahead
+    assert "axes         x float32 [time, stream, feature], score [time, stream]\n" in ahead
+    model.write_bytes(layout_model(LAYOUTS["one-step, 1s"], one_stream=True))
+    foreign = run("inspect", str(model)).output
+    assert "look-ahead   none: causal" in foreign
+    assert (
+        "x float32 [stream, 1, feature], score [stream, 1]; called for each sample; called for "
+        "each stream\n"
+    ) in foreign
+    model.write_bytes(memoryless_model())
+    assert "carried from sample to sample: nothing\n" in run("inspect", str(model)).output
+
+
+def test_replay_says_which_samples_have_no_score(tmp_path: Path) -> None:
+    model, day = tmp_path / "m.onnx", tmp_path / "day.csv"
+    model.write_bytes(look_ahead_model(5))
+    rows = [f"2026-01-01T00:{t // 60:02d}:{t % 60:02d}Z,1,2" for t in [*range(12), *range(60, 63)]]
+    day.write_text("\n".join(["time,a,b", *rows]) + "\n")
+    result = run("replay", str(model), str(day))
+    assert result.exit_code == 0, result.output
+    assert (
+        "looks 5 samples ahead: a score stands at the time of its sample and comes 5000 ms later; "
+        "8 samples have none, up to 5 at the end of each stream and before each reset"
+    ) in result.output
+    assert "WARNING: 53% of the samples were not scored" in result.output
+    said = json.loads(run("replay", str(model), str(day), "--json").stdout)
+    assert said["look_ahead_ms"] == 5000
+    assert (said["streams"][0]["samples"], said["streams"][0]["unscored"]) == (7, 8)
+    causal = run("replay", str(sample_model()), str(write_day(tmp_path / "day.csv")))
+    assert "ahead" not in causal.output
+
+
+def test_the_delay_of_a_detection_counts_the_look_ahead_apart(tmp_path: Path) -> None:
+    model, day = tmp_path / "m.onnx", tmp_path / "day.csv"
+    model.write_bytes(look_ahead_model(5))
+    rows = [f"2026-01-01T00:00:{t:02d}Z,{1000 if t > 21 else 0},2,{t > 19:d}" for t in range(40)]
+    day.write_text("\n".join(["time,a,b,bad", *rows]) + "\n")
+    result = run("replay", str(model), str(day), "--label", "bad", "--enter", "500")
+    assert "median delay 4 s, and 5 s more for the look-ahead" in result.output
 
 
 def test_replay_says_what_it_ignores_and_what_it_found(tmp_path: Path) -> None:

@@ -215,6 +215,11 @@ def test_a_client_id_that_is_no_level_of_a_topic_is_refused(client_id: str) -> N
         ),
         (
             "[[pipeline]]",
+            "max_delay_ms = -1",
+            "[[pipeline]] 1 max_delay_ms: wanted 0 or more, got -1.0",
+        ),
+        (
+            "[[pipeline]]",
             'alarm.enter = "high"',
             '[[pipeline]] 1, [alarm] enter: wanted a number, got "high"',
         ),

@@ -73,7 +73,7 @@ def test_round_trip() -> None:
 
 def test_the_document_is_plain_json_with_explicit_pairs() -> None:
     document = json.loads(encode_contract(contract()))
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["states"][1] == {
         "input": "n",
         "output": "n_next",
@@ -125,8 +125,22 @@ def test_initial_state_has_the_shapes_the_model_takes() -> None:
             {"states": (msgspec.structs.replace(H, dtype="float16", initial=1e6),)},
             "float16 does not hold",
         ),
-        ({"x_shape": ("stream", "time", "feature")}, "wanted axes [time, stream, feature]"),
-        ({"look_ahead": 3}, "causal models only"),
+        (
+            {"x_shape": ("time", "feature")},
+            "x: wanted stream and feature once each, time at most once, else 1s, "
+            "got ['time', 'feature']",
+        ),
+        ({"x_shape": ("stream", "stream", "feature")}, "got ['stream', 'stream', 'feature']"),
+        ({"x_shape": ("time", "time", "stream", "feature")}, "x: wanted"),
+        ({"x_shape": ("stream", 2, "feature")}, "else 1s, got ['stream', 2, 'feature']"),
+        ({"x_shape": ("stream", "batch", "feature")}, "got ['stream', 'batch', 'feature']"),
+        ({"score_shape": ("stream",)}, "score: wanted time and stream once each, else 1s"),
+        ({"score_shape": ("time", "stream", "feature")}, "because x has a time axis"),
+        ({"x_shape": ("stream", "feature")}, "because x has no time axis"),
+        ({"x_dtype": "int16"}, "x: dtype 'int16' is none of float32, float64, float16"),
+        ({"look_ahead": -1}, "look_ahead must not be negative, got -1"),
+        ({"schema": 1, "look_ahead": 2}, "look_ahead needs schema 2, got schema 1"),
+        ({"schema": 1, "one_stream": True}, "one_stream needs schema 2, got schema 1"),
         ({"sample_period_ms": 0.0}, "sample_period_ms must be positive"),
         ({"max_gap_ms": 0.25}, "max_gap_ms 0.25 is below the sample period"),
         ({"warm_up_steps": -1}, "warm_up_steps must not be negative"),
@@ -144,7 +158,7 @@ def test_what_cannot_be_promised_is_refused(changes: dict[str, Any], complaint: 
 
 def test_every_problem_is_listed() -> None:
     with pytest.raises(ValueError, match="no features") as caught:
-        contract(features=(), look_ahead=1, warm_up_steps=-1, sample_period_ms=-1.0)
+        contract(features=(), look_ahead=-1, warm_up_steps=-1, sample_period_ms=-1.0)
     assert str(caught.value).count(";") == 3
 
 
@@ -155,7 +169,8 @@ def test_every_state_dtype_can_be_carried(dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "advice"), [(2, "newer than.*upgrade andon"), (0, "older than.*export again")]
+    ("schema", "advice"),
+    [(3, "newer than.*schemas 1 to 2: upgrade andon"), (0, "older than.*export again")],
 )
 def test_another_schema_is_refused_with_advice(schema: int, advice: str) -> None:
     document = json.dumps({"schema": schema, "of": ["unknown", "content"]})
@@ -219,9 +234,9 @@ def without(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
             "input 'sr' is neither x, a state nor a constant",
         ),
         (
-            {**INPUTS, "rate": Tensor("int64", (1,))},
+            {**INPUTS, "rate": Tensor("int64", (2,))},
             OUTPUTS,
-            "constant rate: wanted a single number that can be 16000.0, the graph has int64 [1]",
+            "constant rate: wanted a single number that can be 16000.0, the graph has int64 [2]",
         ),
         ({**INPUTS, "rate": Tensor("int8", ())}, OUTPUTS, "constant rate"),
         ({**INPUTS, "rate": Tensor("tensor(string)", ())}, OUTPUTS, "tensor(string)"),

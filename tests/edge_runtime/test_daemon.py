@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -26,6 +27,7 @@ from edge_runtime.mqtt import Message, StopEvent
 from edge_runtime.pipeline import Block
 from edge_runtime.session import load_model
 from edge_runtime.store import Publication
+from handmade_models import Layout, layout_model, look_ahead_model, one_step_model
 from sample_models import FEATURES, MAX_GAP_MS, WARM_UP_STEPS, sample_model
 
 START_MS = 1_767_225_600_000  # 2026-01-01
@@ -73,8 +75,9 @@ class Heard:
 class Plant:
     """A gateway's folder, its broker, and somebody who listens."""
 
-    def __init__(self, folder: Path, broker: Broker) -> None:
+    def __init__(self, folder: Path, broker: Broker, features: tuple[str, ...] = FEATURES) -> None:
         self.folder = folder
+        self.features = features
         self.broker = broker
         self.heard = Heard()
         self.log = ""
@@ -138,7 +141,10 @@ class Plant:
 
     def send(self, readings: Sequence[Reading]) -> None:
         self.publish(
-            [(f"plant/{name}/telemetry", sample(ts, values)) for name, ts, values in readings]
+            [
+                (f"plant/{name}/telemetry", sample(ts, values, self.features))
+                for name, ts, values in readings
+            ]
         )
 
     def hear(self, subscriber: Subscriber, *, scores: int = 0, rejected: int = 0) -> None:
@@ -166,7 +172,7 @@ class Plant:
         for name in names:
             with (self.folder / f"{name}.csv").open("w", newline="") as file:
                 writer = csv.writer(file)
-                writer.writerow(["ts", *FEATURES])
+                writer.writerow(["ts", *self.features])
                 writer.writerows(
                     [f"{ts:.0f}", *map(repr, values)] for n, ts, values in readings if n == name
                 )
@@ -188,14 +194,16 @@ def andon(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def sample(ts: float, values: list[float]) -> bytes:
-    return json.dumps({"ts": ts, "values": dict(zip(FEATURES, values, strict=True))}).encode()
+def sample(ts: float, values: list[float], features: tuple[str, ...] = FEATURES) -> bytes:
+    return json.dumps({"ts": ts, "values": dict(zip(features, values, strict=True))}).encode()
 
 
-def readings_of(streams: int, steps: int, seed: int = 0) -> list[Reading]:
+def readings_of(
+    streams: int, steps: int, seed: int = 0, features: int = len(FEATURES)
+) -> list[Reading]:
     """Samples of several machines, interleaved, each machine's in order."""
     rng = np.random.default_rng(seed)
-    values = wave(rng, streams, steps)
+    values = wave(rng, streams, steps)[:, :, :features]
     return [
         (f"m{s}", START_MS + 1000 * t, values[s, t].tolist())
         for t in range(steps)
@@ -241,6 +249,80 @@ def test_live_scores_are_those_of_the_replay(plant: Plant, cell: str) -> None:
     by_time = sorted(plant.heard.flags, key=lambda flag: (flag["stream"], flag["ts"]))
     assert len(flags) > 20
     assert by_time == sorted(flags, key=lambda flag: (flag["stream"], flag["ts"]))
+
+
+FOREIGN: dict[str, Callable[[], bytes]] = {
+    "look-ahead": partial(look_ahead_model, 5),
+    "one-step": one_step_model,
+    "one-stream": partial(layout_model, Layout(mixing=True), one_stream=True),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_live_scores_of_foreign_models_are_those_of_the_replay(
+    tmp_path: Path, broker: Broker, kind: str
+) -> None:
+    """Machines that fall silent for a while in the middle: everything starts afresh there."""
+    plant = Plant(tmp_path, broker, ("a", "b"))
+    model = tmp_path / "foreign.onnx"
+    model.write_bytes(FOREIGN[kind]())
+    late, readings = 60_000, readings_of(streams=7, steps=120, features=2)
+    readings = [
+        # Around 0, so that a sum goes up and down.
+        (name, ts + late * (ts >= START_MS + 70_000), [round(v - 2, 4) for v in values])
+        for name, ts, values in readings
+    ]
+    path = plant.configure(model)
+    path.write_text(path.read_text().replace("1.0", "0.5").replace("0.9", "0.45"))
+    ahead = 5 if kind == "look-ahead" else 0
+    count = len(readings) - 7 * ahead * 2  # before the silence, and at the end
+    with plant.listener() as listener, plant.daemon():
+        await_status(listener, b"online")
+        plant.send(readings)
+        plant.publish([THE_END])
+        plant.hear(listener, scores=count, rejected=1)
+    scores, flags = plant.replay(model, readings)
+    assert len(scores) == count
+    assert plant.heard.scores == scores
+    assert plant.heard.repeated == 0
+    by_time = sorted(plant.heard.flags, key=lambda flag: (flag["stream"], flag["ts"]))
+    assert len(flags) > 10
+    assert by_time == sorted(flags, key=lambda flag: (flag["stream"], flag["ts"]))
+    expected = "5 samples before stay without a score" if ahead else "starts afresh"
+    assert plant.log.count(expected) == 7
+    assert f"{7 * ahead * 2} left without a score" in plant.log
+
+
+def test_a_model_that_looks_too_far_ahead_is_refused(plant: Plant) -> None:
+    model = plant.folder / "ahead.onnx"
+    model.write_bytes(look_ahead_model(5))
+    plant.configure(model, pipeline="max_delay_ms = 5000")
+    assert andon(plant.folder, "check", "gateway.toml").returncode == 0
+    path = plant.configure(model, pipeline="max_delay_ms = 0")
+    reason = (
+        "gateway.toml: [[pipeline]] 1 model: wanted scores after 0 ms at most (max_delay_ms), the "
+        "model looks 5 samples of 1000 ms ahead: 5000 ms"
+    )
+    for command in ("check", "run"):
+        done = andon(plant.folder, command, "gateway.toml")
+        assert done.returncode == 1
+        assert reason in done.stderr
+    path.write_text(path.read_text().replace("leave = 0.45", "leave = 9").replace("0.9", "9"))
+    done = andon(plant.folder, "check", "gateway.toml")
+    assert reason in done.stderr
+    assert "must not exceed enter" in done.stderr
+    causal = plant.configure(sample_model(), pipeline="max_delay_ms = 0")
+    assert andon(plant.folder, "check", causal.name).returncode == 0
+
+
+def test_check_says_how_late_the_scores_come(plant: Plant) -> None:
+    model = plant.folder / "ahead.onnx"
+    model.write_bytes(look_ahead_model(5))
+    plant.configure(model)
+    done = andon(plant.folder, "check", "gateway.toml")
+    assert "looks 5 samples ahead: each score comes 5000 ms late" in done.stdout
+    plant.configure(sample_model())
+    assert "ahead" not in andon(plant.folder, "check", "gateway.toml").stdout
 
 
 def test_arrays_and_blocks_give_the_bits_of_single_messages(plant: Plant) -> None:

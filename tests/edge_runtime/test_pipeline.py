@@ -3,8 +3,8 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,9 @@ from edge_runtime.alarm import AlarmState
 from edge_runtime.config import AlarmConfig, PipelineConfig
 from edge_runtime.contract import decode_contract, encode_contract
 from edge_runtime.payload import NS_PER_MS, Flag, encode_flag
-from edge_runtime.pipeline import STATUS, Block, Pipeline, Reset, Result, Settings, flag_id
+from edge_runtime.pipeline import STATUS, Block, Pipeline, Reset, Result, Scored, Settings, flag_id
 from edge_runtime.session import Session, load_model, session_from_bytes
+from handmade_models import LAYOUTS, Layout, layout_model, look_ahead_model
 from sample_models import MAX_GAP_MS, WARM_UP_STEPS, sample_model
 
 SECOND = 1_000_000_000
@@ -35,15 +36,27 @@ EXPORTED: dict[str, tuple[Any, ...]] = {
     "gru": ("gru",),
     "lstm-2": ("lstm", 2),
 }
-MODELS = [*EXPORTED, "ratio", "foreign"]
+HANDMADE: dict[str, Callable[[], bytes]] = {
+    "ratio": handmade_models.ratio_model,
+    "foreign": handmade_models.foreign_model,
+    "causal": partial(look_ahead_model, 0),
+    "one ahead": partial(look_ahead_model, 1),
+    "five ahead": partial(look_ahead_model, 5),
+    "one-step": handmade_models.one_step_model,
+    "one-step, 1s": partial(layout_model, LAYOUTS["one-step, 1s"]),
+    "batch-first": partial(layout_model, LAYOUTS["batch-first"]),
+    "float16": partial(layout_model, LAYOUTS["float16 samples"]),
+    "one stream": partial(layout_model, Layout(mixing=True), one_stream=True),
+    "frozen": partial(layout_model, Layout(frozen=True), one_stream=True),
+}
+MODELS = [*EXPORTED, *HANDMADE]
+CAN_FAIL = {"ratio", "causal", "one ahead", "five ahead"}  # their scores are not always finite
 
 
 @cache
 def model(name: str) -> Session:
-    if name == "ratio":
-        return session_from_bytes(handmade_models.ratio_model())
-    if name == "foreign":
-        return session_from_bytes(handmade_models.foreign_model())
+    if name in HANDMADE:
+        return session_from_bytes(HANDMADE[name]())
     return load_model(sample_model(*EXPORTED[name]))
 
 
@@ -73,6 +86,7 @@ class Seen(NamedTuple):
     last_ts: int
     steps: int
     alarm: AlarmState
+    waiting: int
 
 
 def state_of(pipeline: Pipeline, stream: str) -> dict[str, bytes]:
@@ -103,6 +117,7 @@ def seen(pipeline: Pipeline, results: Sequence[Result], stream: str) -> Seen:
         int(pipeline.streams.last_ts[slot]),
         int(pipeline.streams.steps[slot]),
         pipeline.streams.alarms[slot],
+        pipeline.waiting()[stream],
     )
 
 
@@ -142,7 +157,7 @@ def a_story(name: str, rng: np.random.Generator) -> Samples:
     )
     features = len(model(name).contract.features)
     values = rng.normal(2, 3, (count, features)).astype(np.float32)
-    if name == "ratio":
+    if name in CAN_FAIL:
         values[rng.random((count, features)) < 0.06] = 0.0
     return Samples(START + np.cumsum(steps), values)
 
@@ -167,13 +182,14 @@ def test_the_promise_says_something(name: str) -> None:
     """The stories above do hold gaps, late samples, alarms, ..."""
     found: Counter[str] = Counter()
     for seed in range(30):
-        result = one_by_one(a_pipeline(name), "a", a_story(name, np.random.default_rng(seed)))
+        pipeline = a_pipeline(name, AlarmConfig(enter=0.5, leave=0.45, hold_steps=2))
+        result = one_by_one(pipeline, "a", a_story(name, np.random.default_rng(seed)))
         found.update(result.rejected)
         found.update(f"reset {reset.cause}" for reset in result.resets)
         found.update(json.loads(flag)["event"] for flag in result.flags)
         found.update(status for _, _, status, _ in result.scored)
     expected = {"late", "reset gap", "raised", "ok", "warming_up"}
-    expected |= {"not_finite_score", "reset not_finite_score"} if name == "ratio" else set()
+    expected |= {"not_finite_score", "reset not_finite_score"} if name in CAN_FAIL else set()
     assert expected <= set(found)
 
 
@@ -315,6 +331,136 @@ def test_a_value_out_of_range_is_uncertain() -> None:
     result = send(pipeline, block("p", range(9), values))
     assert statuses(result) == ["warming_up"] * 4 + ["uncertain"] * 2 + ["ok"] * 3
     assert [flag.ts for flag in result.flags] == [START + 6 * SECOND]
+
+
+# --- look-ahead
+
+
+def ahead(steps: int, *, low: float | None = None, alarm: AlarmConfig | None = None) -> Pipeline:
+    """The handmade model that looks ahead, without a warm-up; ``a`` is plausible from ``low``."""
+    proto = onnx.load_from_string(look_ahead_model(steps, warm_up_steps=0))
+    contract = decode_contract(proto.metadata_props[0].value)
+    features = (msgspec.structs.replace(contract.features[0], low=low), contract.features[1])
+    bounded = encode_contract(msgspec.structs.replace(contract, features=features))
+    session = session_from_bytes(handmade_models.set_contract(proto, bounded))
+    return Pipeline(session, Settings(alarm=alarm or AlarmConfig()))
+
+
+def seconds(scored: Scored) -> list[float]:
+    return [(ts - START) / SECOND for ts in scored.ts.tolist()]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 40])
+def test_a_score_belongs_to_its_sample(steps: int, chunk: int) -> None:
+    """Against what the model is said to compute: the sum so far and the largest ``b`` to come."""
+    rows = np.random.default_rng(1).integers(-9, 9, (40, 2)) + 0.5
+    whole = block("p", np.arange(40) * 1.5, rows)
+    pipeline = ahead(steps, low=-5)
+    results = [
+        pipeline.process([Block("p", whole.ts[i : i + chunk], whole.values[i : i + chunk])], None)
+        for i in range(0, 40, chunk)
+    ]
+    scored = [part for result in results for part in result.scored]
+    windows = np.array([rows[s : s + steps + 1] for s in range(40 - steps)])
+    wanted = np.cumsum(rows[: 40 - steps, 0]) + windows[:, :, 1].max(axis=1)
+    assert np.concatenate([part.score for part in scored]).tolist() == wanted.tolist()
+    assert np.concatenate([part.ts for part in scored]).tolist() == whole.ts[: 40 - steps].tolist()
+    outside: NDArray[np.bool_] = np.less(windows[:, :, 0], -5).any(axis=1)
+    status = np.concatenate([part.status for part in scored])
+    assert [STATUS[n] for n in status] == np.where(outside, "uncertain", "ok").tolist()
+    assert 0 < outside.sum() < len(outside)
+    assert pipeline.waiting() == {"p": steps}
+
+
+def test_a_score_is_late_by_the_look_ahead() -> None:
+    pipeline = ahead(2)
+    came = [seconds(send(pipeline, block("p", [t], [[1, 1]])).scored[0]) for t in range(5)]
+    assert came == [[], [], [0], [1], [2]]
+
+
+def test_warming_up_counts_scores_not_samples() -> None:
+    pipeline = Pipeline(session_from_bytes(look_ahead_model(3, warm_up_steps=2)), Settings())
+    result = send(pipeline, block("p", range(8), [[1, 1]] * 8))
+    assert statuses(result) == ["warming_up", "warming_up", "ok", "ok", "ok"]
+    assert statuses(send(pipeline, block("p", [8], [[1, 1]]))) == ["ok"]
+
+
+def test_a_gap_gives_up_the_scores_that_were_to_come() -> None:
+    pipeline = ahead(3)
+    first = send(pipeline, block("p", [0, 1, 2, 3, 4], [[1, 1]] * 5))
+    assert seconds(first.scored[0]) == [0, 1]
+    second = send(pipeline, block("p", [100, 101, 102, 103, 200, 201, 300], [[2, 1]] * 7))
+    at = [START + t * SECOND for t in (100, 200, 300)]
+    assert second.resets == [
+        Reset("p", at[0], "gap", 3),
+        Reset("p", at[1], "gap", 3),
+        Reset("p", at[2], "gap", 2),
+    ]
+    assert seconds(second.scored[0]) == [100]
+    assert second.scored[0].score.tolist() == [3.0]
+    assert pipeline.waiting() == {"p": 1}
+
+
+def test_a_score_that_is_not_finite_gives_up_those_behind_it() -> None:
+    pipeline = ahead(2)
+    rows = [[1, 1], [1, 1], [1, 0], [1, 1], [1, 1], [5, 1], [5, 1], [5, 1]]
+    result = send(pipeline, block("p", range(8), rows))
+    # The score of second 2 comes with second 4; those of 3 and 4 would be made from a spoilt sum.
+    assert causes(result) == [("p", "not_finite_score", 1)]
+    assert result.rejected[0].detail == (
+        "the model's score at ts 1700000002000 is not a finite number"
+    )
+    assert result.resets == [Reset("p", START + 4 * SECOND, "not_finite_score", 2)]
+    assert seconds(result.scored[0]) == [0, 1, 5]
+    assert result.scored[0].score.tolist() == [2.0, 3.0, 6.0]
+    assert pipeline.waiting() == {"p": 2}
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), rng=st.randoms(use_true_random=False))
+@pytest.mark.parametrize("name", ["causal", "one ahead", "five ahead", "one-step", "one stream"])
+def test_every_sample_is_accounted_for(name: str, seed: int, rng: random.Random) -> None:
+    numbers = np.random.default_rng(seed)
+    stories = {n: a_story(name, numbers) for n in "abcd"}
+    pipeline = a_pipeline(name)
+    results = [pipeline.process(blocks, None) for blocks in grouped(stories, rng)]
+    scored = sum(len(part.ts) for result in results for part in result.scored)
+    refused = sum(part.samples for result in results for part in result.rejected)
+    given_up = sum(reset.unscored for result in results for reset in result.resets)
+    waiting = sum(pipeline.waiting().values())
+    assert scored + refused + given_up + waiting == sum(len(s.ts) for s in stories.values())
+
+
+def test_a_flag_carries_the_time_and_the_reason_of_its_sample() -> None:
+    pipeline = ahead(3, alarm=AlarmConfig(enter=100, leave=50, hold_steps=1))
+    rows = [[1, 1], [1, 2], [200, 1], [1, 3], [1, 1], [1, 1], [1, 1]]
+    results = [send(pipeline, block("p", [t], [row])) for t, row in enumerate(rows)]
+    ((at, flag),) = [(t, flag) for t, result in enumerate(results) for flag in result.flags]
+    assert (at, flag.ts, flag.event) == (5, START + 2 * SECOND, "raised")
+    assert [(share.feature, share.share) for share in flag.top] == [("a", 200.0), ("b", 1.0)]
+    assert flag.id == flag_id(pipeline.session.digest, "p", START + 2 * SECOND, "raised")
+
+
+def test_a_slot_that_is_used_again_remembers_no_sample() -> None:
+    pipeline = ahead(2)
+    send(pipeline, block("old", range(5), [[1, 1]] * 5))
+    pipeline.streams.evict("old")
+    result = send(pipeline, block("new", [9, 10, 11], [[1, 1]] * 3))
+    assert pipeline.streams.find("new") == 0
+    assert seconds(result.scored[0]) == [9]
+
+
+def test_a_value_that_the_model_cannot_take_is_refused_before_it_sees_it() -> None:
+    pipeline = a_pipeline("float16")
+    result = send(pipeline, block("p", range(4), [[1, 2], [1, 65_519], [1, 65_520], [1, -1e9]]))
+    assert causes(result) == [("p", "not_finite", 2)]
+    assert result.rejected[0].detail == (
+        "wanted values that a float16 can hold, which the model takes"
+    )
+    assert seconds(result.scored[0]) == [0, 1]
+    assert pipeline.streams.last_ts[0] == START + SECOND
+    assert causes(send(pipeline, block("p", [2], [[1, 1e9]]))) == [("p", "not_finite", 1)]
 
 
 # --- refusals

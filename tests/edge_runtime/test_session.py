@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 from onnx.external_data_helper import set_external_data
 
 import handmade_models
@@ -20,6 +23,7 @@ from edge_runtime.contract import (
 )
 from edge_runtime.errors import ModelError, StateError
 from edge_runtime.session import Session, load_model, session_from_bytes
+from handmade_models import LAYOUTS, Layout, layout_model
 from sample_models import FEATURES, sample_model
 
 Change = Callable[[onnx.ModelProto], object]
@@ -115,8 +119,8 @@ def test_a_contract_that_is_not_text(content: bytes) -> None:
 
 
 def test_a_newer_contract(content: bytes) -> None:
-    reason = refusal(with_document(content, lambda document: document.update(schema=2)))
-    assert "schema 2 is newer than this andon, which reads schema 1: upgrade andon" in reason
+    reason = refusal(with_document(content, lambda document: document.update(schema=3)))
+    assert "schema 3 is newer than this andon, which reads schemas 1 to 2: upgrade andon" in reason
 
 
 def test_a_contract_that_does_not_fit_the_graph(content: bytes) -> None:
@@ -342,10 +346,27 @@ def test_missing_and_unknown_states_are_named(lstm: Session) -> None:
     with pytest.raises(StateError, match="carries no state extra"):
         lstm.run(samples(1, 1), {**state, "extra": np.zeros(1)})
     del state["c"]
-    with pytest.raises(StateError, match=r"state c is missing, wanted \[1, 8\]"):
+    with pytest.raises(StateError, match="state c is missing: wanted h") as missing:
         lstm.run(samples(1, 1), state)
-    with pytest.raises(StateError, match="state c is missing"):
+    assert str(missing.value) == (
+        "state c is missing: wanted h float32 [1, 8], c float32 [1, 8], forecast float32 [1, 3], "
+        "got h float32 [1, 8], forecast float32 [1, 3]"
+    )
+    with pytest.raises(StateError, match="state c is missing; the model carries no state C: "):
         lstm.run(samples(1, 1), {**state, "C": np.zeros(1)})
+
+
+def test_the_state_of_another_cell_is_refused_with_all_shapes() -> None:
+    gru, wide = load_model(sample_model("gru")), load_model(sample_model("lstm", 2))
+    with pytest.raises(StateError) as caught:
+        gru.run(samples(1, 2), wide.contract.initial_state(2))
+    assert str(caught.value) == (
+        "state h is missing; the model carries no state h_1; the model carries no state c_1; "
+        "the model carries no state h_2; the model carries no state c_2: "
+        "wanted h float32 [2, 8], forecast float32 [2, 3], "
+        "got h_1 float32 [2, 8], c_1 float32 [2, 8], h_2 float32 [2, 8], c_2 float32 [2, 8], "
+        "forecast float32 [2, 3]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -358,7 +379,139 @@ def test_samples_of_another_form_are_refused(
         lstm.run(x, lstm.contract.initial_state(1))
 
 
-# --- models that were not made here
+# --- models that were not made here, in any shape
+
+
+Axes = tuple[int | str, ...]
+
+
+def by_hand(layout: Layout, x: NDArray[np.float32], start: NDArray[Any]) -> NDArray[np.float64]:
+    """What `layout_model` computes, ``[time, stream]``, from the sum that the state holds."""
+    part = 0.75 * x[:, :, 0] + 0.5 * x[:, :, 1]
+    return start + np.cumsum(np.floor(part) if layout.whole else part, axis=0, dtype=np.float64)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_every_layout_scores_as_by_hand(layout: Layout) -> None:
+    session = session_from_bytes(layout_model(layout))
+    x = np.random.default_rng(5).integers(-8, 8, (7, 3, 2)).astype(np.float32)
+    outputs, state = session.run(x, session.contract.initial_state(3))
+    wanted = by_hand(layout, x, np.array(2.0))
+    assert outputs.score.dtype == np.float32
+    assert outputs.score.shape == (7, 3)
+    assert np.array_equal(outputs.score, wanted)
+    assert outputs.contribution is not None
+    assert outputs.contribution.dtype == np.float32
+    assert np.array_equal(outputs.contribution, np.abs(x))
+    (pair,) = session.contract.states
+    assert state["sum"].dtype == pair.dtype
+    assert state["sum"].shape == tuple(3 if n == "stream" else n for n in pair.shape)
+    held = np.moveaxis(state["sum"], pair.stream_axis, 0).reshape(3, -1)
+    assert np.array_equal(held, np.repeat(wanted[-1:].T, held.shape[1], axis=1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_every_layout_gives_the_same_bits_in_any_chunks(layout: Layout) -> None:
+    session = session_from_bytes(layout_model(layout))
+    x = np.random.default_rng(6).normal(2, 3, (9, 4, 2)).astype(np.float32)
+    whole, after = session.run(x, session.contract.initial_state(4))
+    state = session.contract.initial_state(4)
+    scores = []
+    for part in (x[:1], x[1:6], x[6:]):
+        outputs, state = session.run(part, state)
+        scores.append(outputs.score)
+    assert np.array_equal(np.concatenate(scores), whole.score)
+    assert np.array_equal(state["sum"], after["sum"])
+    for stream in range(4):
+        alone, _ = session.run(x[:, [stream]], session.contract.initial_state(1))
+        assert np.array_equal(alone.score[:, 0], whole.score[:, stream])
+
+
+def test_rows_that_influence_each_other_are_called_one_by_one() -> None:
+    layout = Layout(mixing=True)
+    with pytest.raises(ModelError, match="scores a sample alone otherwise"):
+        session_from_bytes(layout_model(layout))
+    session = session_from_bytes(layout_model(layout, one_stream=True))
+    x = np.random.default_rng(7).normal(2, 3, (5, 3, 2)).astype(np.float32)
+    together, after = session.run(x, session.contract.initial_state(3))
+    for stream in range(3):
+        alone, state = session.run(x[:, [stream]], session.contract.initial_state(1))
+        assert np.array_equal(alone.score[:, 0], together.score[:, stream])
+        assert np.array_equal(state["sum"][0], after["sum"][stream])
+
+
+def test_a_stream_axis_of_one_wants_one_stream_a_call() -> None:
+    layout = Layout(frozen=True)
+    content = layout_model(layout, one_stream=True)
+    assert session_from_bytes(content).contract.one_stream
+    reason = refusal(with_document(content, lambda document: document.update(one_stream=False)))
+    assert "input x: wanted ['time', 'stream', 2], the graph has ['time', 1, 2]" in reason
+    assert "output contribution" in reason
+
+
+def test_a_model_that_breaks_its_word_on_shapes_is_refused() -> None:
+    """The graph leaves the score's axes open and gives them in the other order."""
+    layout = Layout(score_axes=("stream", "time"), vague=True)
+    proto = onnx.load_from_string(layout_model(layout))
+    contract = decode_contract(proto.metadata_props[0].value)
+    lying = msgspec.structs.replace(contract, score_shape=("time", "stream"), one_stream=True)
+    content = handmade_models.set_contract(proto, encode_contract(lying))
+    assert "output score wants [8, 1] for x [8, 1, 2], the model gave [1, 8]" in refusal(content)
+
+
+def test_samples_are_needed() -> None:
+    session = session_from_bytes(layout_model(LAYOUTS["one-step"]))
+    with pytest.raises(StateError, match=r"x holds no sample: got \[0, 2, 2\]"):
+        session.run(np.zeros((0, 2, 2), np.float32), session.contract.initial_state(2))
+
+
+def test_a_memoryless_model_is_legal() -> None:
+    session = session_from_bytes(handmade_models.memoryless_model())
+    outputs, state = session.run(np.ones((2, 3, 2), np.float32), {})
+    assert state == {}
+    assert outputs.score.tolist() == [[2.0] * 3] * 2
+    with pytest.raises(StateError, match="the model carries no state h: wanted none, got h"):
+        session.run(np.ones((2, 3, 2), np.float32), {"h": np.zeros((3, 1), np.float32)})
+
+
+# --- look-ahead
+
+
+def test_void_outputs_may_be_anything() -> None:
+    """They are NaN here, at the golden vectors too; what follows must be exact."""
+    session = session_from_bytes(handmade_models.look_ahead_model(3))
+    x = np.random.default_rng(8).normal(2, 3, (6, 2, 2)).astype(np.float32)
+    outputs, _ = session.run(x, session.contract.initial_state(2))
+    assert np.isnan(outputs.score[:3]).all()
+    assert np.isfinite(outputs.score[3:]).all()
+
+
+def test_a_look_ahead_that_is_not_as_long_as_promised_is_refused() -> None:
+    content = handmade_models.look_ahead_model(3)
+    reason = refusal(with_document(content, lambda document: document.update(look_ahead=2)))
+    assert "does not reproduce the golden score: it differs by nan" in reason
+    reason = refusal(with_document(content, lambda document: document.update(look_ahead=99)))
+    assert "golden x wants more than 99 samples, the look-ahead; got 8" in reason
+
+
+# --- contracts of schema 1
+
+
+def test_a_file_of_schema_1_means_what_it_meant(content: bytes) -> None:
+    def as_written_then(document: dict[str, object]) -> None:
+        document["schema"] = 1
+        for name in ("x_dtype", "score_shape", "one_stream"):
+            del document[name]
+
+    old, new = (
+        session_from_bytes(with_document(content, as_written_then)),
+        session_from_bytes(content),
+    )
+    assert (old.contract.schema, new.contract.schema) == (1, 2)
+    assert msgspec.structs.replace(old.contract, schema=2) == new.contract
+    x = samples(9, 3)
+    then, now = (m.run(x, m.contract.initial_state(3))[0].score for m in (old, new))
+    assert np.array_equal(then, now)
 
 
 def test_a_foreign_model_with_states_of_every_layout() -> None:
