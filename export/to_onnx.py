@@ -33,12 +33,12 @@ from edge_runtime.contract import (
 from edge_runtime.errors import ExportError, ModelError
 from edge_runtime.files import replacing
 from edge_runtime.session import session_from_bytes
+from export.canonical import make_canonical
 from export.onnx_cells import OPSET, in_onnx
 from export.verify import (
     Evidence,
     check_finite,
     check_operators,
-    graphs_of,
     plausible_samples,
     verify,
 )
@@ -144,7 +144,7 @@ def trace(detector: Detector) -> onnx.ModelProto:
     with warnings.catch_warnings(), _quiet(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, about its own parts
         proto = _translate(detector, x, state)
-    _strip(proto)
+    make_canonical(proto)
     proto.ir_version = IR_VERSION
     proto.producer_name = "andon"
     proto.producer_version = ""
@@ -273,18 +273,6 @@ def _golden(detector: Detector) -> Golden:
         raise ExportError("the detector's scores are not finite: is a scale or the limit zero?")
     shares = None if contribution is None else contribution.tolist()
     return Golden(x=x.tolist(), score=score.tolist(), contribution=shares)
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Drops what the exporter notes for itself: names and paths of the machine that exported."""
-    for graph in graphs_of(proto.graph):
-        for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-            part.ClearField("doc_string")
-            part.ClearField("metadata_props")
-        for value in graph.value_info:
-            value.ClearField("metadata_props")
-    proto.ClearField("metadata_props")
-    proto.ClearField("functions")
 
 
 def _root(error: BaseException) -> str:

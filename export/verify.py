@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import ExportError
 from edge_runtime.session import Float32, Outputs, Session, State
+from export.canonical import graphs_of
 from export.onnx_cells import expressed
 from train.detector import Detector
 
@@ -179,12 +180,6 @@ def plausible_samples(detector: Detector, steps: int, streams: int, seed: int) -
     xn = wave + rng.normal(0, 0.4, shape) + outliers
     samples = xn * detector.scale.numpy() + detector.mean.numpy()
     return np.asarray(samples, np.float32)
-
-
-def graphs_of(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    """A graph and the bodies inside it, at any depth."""
-    bodies = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
-    return [graph, *(inner for body in bodies for inner in graphs_of(body))]
 
 
 def _chunked(session: Session, x: Float32, length: int) -> tuple[Outputs, State]:

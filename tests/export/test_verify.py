@@ -19,6 +19,7 @@ from edge_runtime.contract import (
 )
 from edge_runtime.errors import ExportError
 from edge_runtime.session import Float32, Session, load_model, session_from_bytes
+from export.canonical import graphs_of
 from export.verify import (
     TOLERANCE,
     WIDE,
@@ -26,7 +27,6 @@ from export.verify import (
     check_operators,
     compare_with_itself,
     compare_with_torch,
-    graphs_of,
     plausible_samples,
     verify,
 )
