@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import sample_models
+
 READY_S = 10.0
 
 
@@ -133,6 +135,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """An export takes seconds; the processes of one test run share what they exported."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        sample_models.keep_in(tmp_path_factory.getbasetemp().parent / "models")
+
+
 @pytest.fixture(scope="session")
 def mosquitto() -> str:
     """Path of the broker; without it the test is skipped, or fails where CI is set."""
@@ -162,6 +171,15 @@ def make_broker(
             return made
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def module_broker(mosquitto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A running broker for all tests of a module."""
+    made = Broker(mosquitto, tmp_path_factory.mktemp("broker"))
+    made.start()
+    yield made
+    made.kill()
 
 
 @pytest.fixture

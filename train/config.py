@@ -2,26 +2,32 @@
 
 import dataclasses
 import glob
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.tables import (
+    Check,
     Problem,
     Table,
     above,
     at_least,
     between,
-    did_you_mean,
-    one_of,
     show,
 )
 from train.cells import CELLS
 
 OPTIONS = tuple(dict.fromkeys(option for kind in CELLS.values() for option in kind.options))
 MOST_LOOK_AHEAD = 256  # each score costs as many steps of the backward stack
+
+
+def _cell_problem(name: str) -> str | None:
+    known = ", ".join(CELLS)
+    return None if name in CELLS else f"wanted a cell, one of {known}; got {show(name)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,7 @@ class ModelConfig(Table):
         alpha: Of ``scrn``: what is kept of the context from one sample to the next.
     """
 
-    cell: Annotated[str, one_of(*CELLS)] | None = None
+    cell: Annotated[str, Check(_cell_problem)] | None = None
     layers: Annotated[int, at_least(1)] | tuple[str, ...] = 1
     hidden: Annotated[int, at_least(1)] = 64
     look_ahead: Annotated[int, between(0, MOST_LOOK_AHEAD)] = 0
@@ -69,9 +75,9 @@ class ModelConfig(Table):
         if not self.layers:
             yield Problem(("layers",), "wanted at least one cell, got none")
         for at, name in enumerate(self.layers):
-            if name not in CELLS:
-                text = f"wanted a cell, got {show(name)}: {did_you_mean(name, CELLS)}"
-                yield Problem((("layers", at),), text)
+            complaint = _cell_problem(name)
+            if complaint is not None:
+                yield Problem((("layers", at),), complaint)
         if self.cell is not None:
             yield Problem(("cell",), "layers names the cells already: leave one of the two out")
 
@@ -215,7 +221,7 @@ class TrainConfig(Table):
 
     def _classes_need_a_target(self) -> Iterator[Problem]:
         if self.training.cost == "cross_entropy" and self.data.target is None:
-            text = "tells the values of a target apart: name its column with [data] target"
+            text = "tells a target's values apart: name its column (target in [data], --target)"
             yield Problem(("training", "cost"), f'"cross_entropy" {text}')
 
     relations = (_classes_need_a_target,)
@@ -245,14 +251,12 @@ def override(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
         ConfigError: For a value that its table refuses.
     """
     given = {key: value for key, value in options.items() if value not in (None, ())}
-
-    return dataclasses.replace(
-        config,
-        model=_changed(config.model, given),
-        training=_changed(config.training, given),
-        data=_changed(config.data, given),
-        calibration=_changed(config.calibration, given),
-    )
+    changed = {
+        name: _changed(getattr(config, name), given)
+        for name in ("model", "training", "data", "calibration")
+    }
+    with _without_name(config):
+        return dataclasses.replace(config, **changed)
 
 
 def find_files(data: DataConfig, root: Path) -> list[Files]:
@@ -282,7 +286,22 @@ def find_files(data: DataConfig, root: Path) -> list[Files]:
 def _changed(table: Section, given: Mapping[str, Any]) -> Section:
     """The table with those of the given values whose keys are its own."""
     keys = [field.name for field in dataclasses.fields(table) if field.name in given]
-    return dataclasses.replace(table, **{key: given[key] for key in keys})
+    with _without_name(table):
+        return dataclasses.replace(table, **{key: given[key] for key in keys})
+
+
+@contextmanager
+def _without_name(table: Table) -> Iterator[None]:
+    """Has problems read as options: what stands in a file was checked when the file was read."""
+    try:
+        yield
+    except ConfigError as error:
+        texts = [problem.removeprefix(f"{type(table).__name__} ") for problem in error.problems]
+        options = [
+            re.sub(r"^(\[\w+\] )?(\w+)", lambda key: f"--{key[2].replace('_', '-')}", text)
+            for text in texts
+        ]
+        raise ConfigError(options) from error
 
 
 def _matches(root: Path, pattern: str) -> tuple[Path, ...]:
