@@ -1,32 +1,23 @@
 """How each cell is expressed in ONNX.
 
 A cell without memory is written once, for all samples together. One that ONNX has an operator for
-becomes that operator. Of the others, several are a ``GRU`` some of whose gates do not move:
-
-    h' = (1 - z) * n + z * h,   n = g(W x + r * (U h) + b)
-
-With ``z`` held at 0 and ``r`` at 1 this is an Elman network, with ``z`` a bit of a clock it is a
-clockwork module, and with ``z`` held at alpha and no ``U`` it is the slow context of an SCRN. A
-gate is held by giving it the identity for an activation, no weights, and its value as the bias, so
-it is that value to the last bit.
-
-Any other cell becomes a ``Scan`` over its own `Cell.step`, so that what runs on the gateway is what
-the paper says and training ran, line by line, at some ten times the cost for a stream alone.
+becomes that operator. Any other becomes a ``Scan`` over its own `Cell.step`, so that what runs on
+the gateway is what the paper says and training ran, line by line; `export.hoist` then takes out of
+the loop what needs no loop.
 
 ONNX's own ``RNN`` is not used: onnxruntime's kernel rounds differently with the number of streams
 in the batch (docs/decisions.md), and the promise is `==`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
 from train.cell import Cell
-from train.cells import GRU, IRNN, LSTM, SCRN, Clockwork, Dense, Elman, Jordan, PeepholeLSTM
+from train.cells import GRU, LSTM, Dense, PeepholeLSTM
 
 OPSET = 18
 """The oldest that `torch.onnx.export` writes; every onnxruntime that we admit reads it."""
@@ -69,7 +60,14 @@ def expressed(kind: type[Cell]) -> Expressed:
 
 def scanned(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
     """A ``Scan`` whose body is the cell's own step."""
-    return _scan(cell.step, x, state)
+
+    def body(carried: State, x_t: Tensor) -> tuple[State, Tensor]:
+        y, after = cell.step(x_t, carried)
+        # A Scan may not give one tensor twice, nor one that it was given.
+        return tuple(value.clone() for value in after), y.clone()
+
+    after, y = scan(body, state, x, dim=0)
+    return y, after
 
 
 def memoryless(cell: Dense, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -90,146 +88,37 @@ def peephole_lstm(cell: PeepholeLSTM, x: Tensor, state: State) -> tuple[Tensor, 
 
 
 def gru(cell: GRU, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """One ``GRU`` operator; its gates stand as z, r, h."""
+    """One ``GRU`` operator; its gates stand in the order z, r, h."""
+    (h,) = state  # [stream, hidden]
     order = _blocks(cell.hidden, (1, 0, 2))  # ours: r, z, n
     after = cell.reset == "after"
     inside = cell.b_U if after else torch.zeros(cell.hidden)
-    weights = _Gru(cell.W[order], cell.U[order], cell.b[order], inside)
-    y, (h,) = _gru(weights, x, state[0], {"linear_before_reset": int(after)})
-    return y, (h,)
-
-
-def elman(cell: Elman, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """A ``GRU`` whose gates let everything through."""
-    y, (h,) = _held(_open_gates(cell.W, cell.U, cell.b), x, state[0], "Tanh")
-    return y, (h,)
-
-
-def irnn(cell: IRNN, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """As `elman`, with a rectifier."""
-    y, (h,) = _held(_open_gates(cell.W, cell.U, cell.b), x, state[0], "Relu")
-    return y, (h,)
-
-
-def clockwork(cell: Clockwork, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """A ``GRU`` that keeps a unit whose module rests: ``z`` is 1 where the clock does not tick.
-
-    Which modules rest is known before the first step, so it is one more input for each module, and
-    the identity as activation makes it the gate.
-    """
-    h, clock = state  # [stream, hidden], [stream] int64
-    modules = len(cell.periods)
-    steps = torch.arange(x.shape[0]).unsqueeze(1) + clock.unsqueeze(0)  # [time, stream]
-    rests = steps.unsqueeze(2) % torch.tensor(cell.periods) != 0  # [time, stream, module]
-    width = cell.hidden // modules
-    of_module = torch.eye(modules).repeat_interleave(width, dim=0)  # [hidden, module]
-    gates = _open_gates(cell.W, cell.U * cell.mask, cell.b)
-    inputs = torch.zeros(3 * cell.hidden, modules)
-    inputs[: cell.hidden] = of_module
-    gates = gates._replace(W=torch.cat([gates.W, inputs], dim=1))
-    y, (h,) = _held(gates, torch.cat([x, rests.to(x.dtype)], dim=2), h, "Tanh")
-    return y, (h, (clock + x.shape[0]) % cell.cycle)
-
-
-def scrn(cell: SCRN, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """Two ``GRU``: the context with ``z`` held at alpha, and the fast units with open gates."""
-    h, s = state  # [stream, hidden], [stream, context]
-    none = torch.zeros(cell.context, cell.context)
-    slow = _open_gates(cell.B, none, torch.zeros(cell.context))
-    slow.b[: cell.context] = cell.alpha
-    context, (s,) = _held(slow, x, s, "Affine")  # [time, stream, context]
-    fast = _open_gates(torch.cat([cell.A, cell.P], dim=1), cell.R, cell.b)
-    y, (h,) = _held(fast, torch.cat([x, context], dim=2), h, "Sigmoid")
-    return torch.cat([y, context], dim=2), (h, s)
-
-
-def jordan(cell: Jordan, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """A ``Scan`` over its step, with ``W x + b`` of all samples in one product before it."""
-
-    def body(carried: State, wx_t: Tensor) -> tuple[Tensor, State]:
-        (y,) = carried
-        h = torch.tanh(wx_t + F.linear(y, cell.U))
-        y = torch.tanh(F.linear(h, cell.V, cell.c))
-        return y, (y,)
-
-    return _scan(lambda wx_t, carried: body(carried, wx_t), F.linear(x, cell.W, cell.b), state)
-
-
-FORMS: dict[type[Cell], Expressed] = {
-    Dense: Expressed(memoryless, ()),
-    Elman: Expressed(elman, ("GRU",)),
-    Jordan: Expressed(jordan, ("Scan",)),
-    IRNN: Expressed(irnn, ("GRU",)),
-    LSTM: Expressed(lstm, ("LSTM",)),
-    PeepholeLSTM: Expressed(peephole_lstm, ("LSTM",)),
-    GRU: Expressed(gru, ("GRU",)),
-    Clockwork: Expressed(clockwork, ("GRU",)),
-    SCRN: Expressed(scrn, ("GRU", "GRU")),
-}
-"""The cells that have a form of their own; any other is `scanned`."""
-
-
-class _Gru(NamedTuple):
-    """The weights of a ``GRU`` operator, with its gates in the order z, r, n.
-
-    Attributes:
-        W: ``[3 * hidden, inputs]``.
-        U: ``[3 * hidden, hidden]``.
-        b: ``[3 * hidden]``.
-        inside: Bias of the candidate that the reset gate multiplies ``[hidden]``.
-    """
-
-    W: Tensor
-    U: Tensor
-    b: Tensor
-    inside: Tensor
-
-
-def _open_gates(w: Tensor, u: Tensor, b: Tensor) -> _Gru:
-    """Weights of a candidate as those of a ``GRU`` with ``z = 0`` and ``r = 1``."""
-    hidden = len(b)
-    nothing = torch.zeros(2 * hidden, w.shape[1]), torch.zeros(2 * hidden, hidden)
-    z_and_r = torch.cat([torch.zeros(hidden), torch.ones(hidden)])
-    return _Gru(
-        torch.cat([nothing[0], w]),
-        torch.cat([nothing[1], u]),
-        torch.cat([z_and_r, b]),
-        torch.zeros(hidden),
-    )
-
-
-def _held(weights: _Gru, x: Tensor, h: Tensor, activation: str) -> tuple[Tensor, State]:
-    """A ``GRU`` whose gates are what their weights say, unsquashed."""
-    activations = ["Affine", activation]
-    affine = activations.count("Affine")
-    attributes = {
-        "linear_before_reset": 1,
-        "activations": activations,
-        "activation_alpha": [1.0] * affine,
-        "activation_beta": [0.0] * affine,
-    }
-    return _gru(weights, x, h, attributes)
-
-
-def _gru(weights: _Gru, x: Tensor, h: Tensor, attributes: dict[str, Any]) -> tuple[Tensor, State]:
-    hidden = h.shape[1]
-    no_bias = torch.zeros(2 * hidden)
+    bias = torch.cat([cell.b[order], torch.zeros(2 * cell.hidden), inside])
     y, h_n = torch.onnx.ops.symbolic_multi_out(
         "GRU",
         (
             x,
-            weights.W.unsqueeze(0),
-            weights.U.unsqueeze(0),
-            torch.cat([weights.b, no_bias, weights.inside]).unsqueeze(0),
+            cell.W[order].unsqueeze(0),
+            cell.U[order].unsqueeze(0),
+            bias.unsqueeze(0),
             None,
             h.unsqueeze(0),
         ),
-        {"hidden_size": hidden, **attributes},
+        {"hidden_size": cell.hidden, "linear_before_reset": int(after)},
         dtypes=(x.dtype,) * 2,
-        shapes=_shapes(x, hidden, carried=1),
+        shapes=_shapes(x, cell.hidden, carried=1),
         version=OPSET,
     )
     return y.squeeze(1), (h_n.squeeze(0),)
+
+
+FORMS: dict[type[Cell], Expressed] = {
+    Dense: Expressed(memoryless, ()),
+    LSTM: Expressed(lstm, ("LSTM",)),
+    PeepholeLSTM: Expressed(peephole_lstm, ("LSTM",)),
+    GRU: Expressed(gru, ("GRU",)),
+}
+"""The cells that have a form of their own; any other is `scanned`."""
 
 
 def _lstm(
@@ -261,18 +150,6 @@ def _lstm(
         version=OPSET,
     )
     return y.squeeze(1), (h_n.squeeze(0), c_n.squeeze(0))
-
-
-def _scan(
-    step: Callable[[Tensor, State], tuple[Tensor, State]], x: Tensor, state: State
-) -> tuple[Tensor, State]:
-    def body(carried: State, x_t: Tensor) -> tuple[State, Tensor]:
-        y, after = step(x_t, carried)
-        # A Scan may not give one tensor twice, nor one that it was given.
-        return tuple(value.clone() for value in after), y.clone()
-
-    after, y = scan(body, state, x, dim=0)
-    return y, cast(State, after)
 
 
 def _blocks(hidden: int, order: tuple[int, ...]) -> Tensor:

@@ -34,6 +34,7 @@ from edge_runtime.errors import ExportError, ModelError
 from edge_runtime.files import replacing
 from edge_runtime.session import session_from_bytes
 from export.canonical import make_canonical
+from export.hoist import hoist
 from export.onnx_cells import OPSET, in_onnx
 from export.verify import (
     Evidence,
@@ -144,6 +145,7 @@ def trace(detector: Detector) -> onnx.ModelProto:
     with warnings.catch_warnings(), _quiet(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, about its own parts
         proto = _translate(detector, x, state)
+    hoist(proto)
     make_canonical(proto)
     proto.ir_version = IR_VERSION
     proto.producer_name = "andon"

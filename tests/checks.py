@@ -42,18 +42,18 @@ LENGTHS = (1, 2, 7, 40)
 ROWWISE = {
     "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Gemm",
     "Identity", "MatMul", "Mod", "Mul", "Not", "Range", "Reshape", "Shape", "Sigmoid", "Slice",
-    "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze",
+    "Relu", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze", "Where",
 }  # fmt: skip
 RECURRENT = {
     "dense": [],
-    "elman": ["GRU"],
+    "elman": ["Scan"],
     "jordan": ["Scan"],
-    "irnn": ["GRU"],
+    "irnn": ["Scan"],
     "lstm": ["LSTM"],
     "lstm_peephole": ["LSTM"],
     "gru": ["GRU"],
-    "clockwork": ["GRU"],
-    "scrn": ["GRU", "GRU"],
+    "clockwork": ["Scan"],
+    "scrn": ["Scan"],
 }
 
 
