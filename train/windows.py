@@ -46,7 +46,8 @@ def pieces(
         use: What the rows are for.
         lanes: How many pieces to work on side by side.
         warm: Rows that a state needs to forget its cold start, at least one.
-        look_ahead: Rows at the end of each piece that are only looked ahead at.
+        look_ahead: Rows behind those that count which are only looked ahead at: those of the next
+            piece, but none of a later use.
 
     Returns:
         The pieces, in order of segment and time; those in which no row counts are left out.
@@ -60,9 +61,10 @@ def pieces(
         for low, high in pairwise(edges):
             begin = max(0, low - warm)
             first = max(low, begin + warm)
-            if first + look_ahead < high:
-                target = None if segment.target is None else segment.target[begin:high]
-                found.append(Piece(segment.values[begin:high], first - begin, target))
+            end = min(high + look_ahead, stop)  # what lies behind is kept for a later use
+            if first + look_ahead < end:
+                target = None if segment.target is None else segment.target[begin:end]
+                found.append(Piece(segment.values[begin:end], first - begin, target))
     return found
 
 

@@ -247,7 +247,7 @@ def test_the_configurations_that_come_along_are_valid(name: str) -> None:
     [
         (["--layers", "0"], "layers: wanted 1 or more, got 0"),
         (["--feature", "temperatur"], "did you mean temperature?"),
-        (["--learning-rate", "3"], "learning_rate: wanted 0 to 1, got 3.0"),
+        (["--learning-rate", "3"], "learning-rate: wanted 0 to 1, got 3.0"),
         (["--max-gap-ms", "500"], "too little data"),
     ],
 )
