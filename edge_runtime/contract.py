@@ -124,8 +124,9 @@ class Contract(Table, frozen=True):
         look_ahead: Row i of the outputs belongs to the sample so many steps before row i of ``x``;
             the first rows after a reset are void. 0 if causal.
         x: Name of the graph input for the samples.
-        x_shape: Its axes: ``"stream"``, ``"feature"`` and, unless the model takes one sample of
-            each stream a call, ``"time"``; 1 for an axis that says nothing.
+        x_shape: Its axes: ``"feature"``, ``"stream"`` and ``"time"``; 1 for an axis that says
+            nothing. A model that takes one sample of each stream a call has no time, one that takes
+            one stream a call may have no stream.
         x_dtype: What the samples are cast to.
         score: Name of the graph output with the score.
         score_shape: Its axes: ``"stream"``, and ``"time"`` where ``x`` has it; 1s as above.
@@ -291,11 +292,12 @@ def _schema_problems(contract: Contract) -> Iterable[str]:
 
 
 def _axes_problems(contract: Contract) -> Iterable[str]:
-    problem = axes_problem(contract.x_shape, (STREAM, FEATURE), (TIME,))
+    alone, many = ((STREAM,), ()) if contract.one_stream else ((), (STREAM,))
+    problem = axes_problem(contract.x_shape, (*many, FEATURE), (TIME, *alone))
     if problem:
         yield f"x: {problem}"
     timed = (TIME,) if TIME in contract.x_shape else ()
-    problem = axes_problem(contract.score_shape, (*timed, STREAM), ())
+    problem = axes_problem(contract.score_shape, (*timed, *many), alone)
     if problem:
         yield f"score: {problem}, because x has {'a' if timed else 'no'} time axis"
     if contract.x_dtype not in FLOATS:

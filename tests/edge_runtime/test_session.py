@@ -23,7 +23,7 @@ from edge_runtime.contract import (
 )
 from edge_runtime.errors import ModelError, StateError
 from edge_runtime.session import Session, load_model, session_from_bytes
-from handmade_models import LAYOUTS, Layout, layout_model
+from handmade_models import LAYOUTS, ONE_STREAM, Layout, layout_model
 from sample_models import FEATURES, sample_model
 
 Change = Callable[[onnx.ModelProto], object]
@@ -391,9 +391,10 @@ def by_hand(layout: Layout, x: NDArray[np.float32], start: NDArray[Any]) -> NDAr
     return start + np.cumsum(np.floor(part) if layout.whole else part, axis=0, dtype=np.float64)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_layout_scores_as_by_hand(layout: Layout) -> None:
-    session = session_from_bytes(layout_model(layout))
+@pytest.mark.parametrize("name", [*LAYOUTS, *ONE_STREAM])
+def test_every_layout_scores_as_by_hand(name: str) -> None:
+    layout = (LAYOUTS | ONE_STREAM)[name]
+    session = session_from_bytes(layout_model(layout, one_stream=name in ONE_STREAM))
     x = np.random.default_rng(5).integers(-8, 8, (7, 3, 2)).astype(np.float32)
     outputs, state = session.run(x, session.contract.initial_state(3))
     wanted = by_hand(layout, x, np.array(2.0))
@@ -410,9 +411,10 @@ def test_every_layout_scores_as_by_hand(layout: Layout) -> None:
     assert np.array_equal(held, np.repeat(wanted[-1:].T, held.shape[1], axis=1))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_layout_gives_the_same_bits_in_any_chunks(layout: Layout) -> None:
-    session = session_from_bytes(layout_model(layout))
+@pytest.mark.parametrize("name", [*LAYOUTS, *ONE_STREAM])
+def test_every_layout_gives_the_same_bits_in_any_chunks(name: str) -> None:
+    layout = (LAYOUTS | ONE_STREAM)[name]
+    session = session_from_bytes(layout_model(layout, one_stream=name in ONE_STREAM))
     x = np.random.default_rng(6).normal(2, 3, (9, 4, 2)).astype(np.float32)
     whole, after = session.run(x, session.contract.initial_state(4))
     state = session.contract.initial_state(4)
