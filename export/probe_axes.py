@@ -116,7 +116,7 @@ def meanings(foreign: Foreign, request: Request) -> list[Meaning]:
         found = [_given(x, request, frozen)]
     else:
         found = [] if frozen else list(_meanings(x, request, one_stream=False))
-        found = found or list(_meanings(x, request, one_stream=True))
+        found = found or list(_told_apart(x, _meanings(x, request, one_stream=True)))
     if not found:
         count = _count(request)
         raise AdoptError(
@@ -145,6 +145,17 @@ def _meanings(x: Tensor, request: Request, *, one_stream: bool) -> Iterator[Mean
         for names in _namings(x, others, one_stream=one_stream):
             axes = tuple(FEATURE if axis == feature else names[axis] for axis in range(rank))
             yield Meaning(axes, features, one_stream)
+
+
+def _told_apart(x: Tensor, meanings: Iterable[Meaning]) -> Iterator[Meaning]:
+    """Which of several axes of length 1 is that of the one stream makes no difference."""
+    seen = set()
+    for meaning in meanings:
+        pairs = zip(meaning.axes, x.shape, strict=True)
+        key = tuple(1 if axis == STREAM and length == 1 else axis for axis, length in pairs)
+        if key not in seen:
+            seen.add(key)
+            yield meaning
 
 
 def _namings(x: Tensor, axes: list[int], *, one_stream: bool) -> Iterator[dict[int, int | str]]:

@@ -152,6 +152,7 @@ LAYOUTS = {
     "one-step": Layout(("stream", "feature"), ("stream",), ("stream",)),
     "one-step, 1s": Layout(("stream", 1, "feature"), ("stream", 1), (1, 2, "stream")),
     "time inside": Layout(("feature", 1, "stream", "time"), ("stream", 1, "time", 1)),
+    "turned": Layout(("stream", "feature", "time"), ("stream", "time")),
     "score column": Layout(score_axes=("time", "stream", 1)),
     "float64 samples": Layout(x_dtype="float64", state_dtype="float64"),
     "float16 samples": Layout(x_dtype="float16", state_dtype="float16"),

@@ -488,6 +488,28 @@ def test_void_outputs_may_be_anything() -> None:
     assert np.isfinite(outputs.score[3:]).all()
 
 
+def test_void_golden_scores_do_not_widen_the_tolerance() -> None:
+    def change(document: dict[str, object]) -> None:
+        score = document["golden"]["score"]  # type: ignore[index]
+        score[0][0], score[5][1] = 1e9, score[5][1] + 0.1
+
+    reason = refusal(with_document(handmade_models.look_ahead_model(3), change))
+    assert "does not reproduce the golden score: it differs by 0.1" in reason
+
+
+def test_a_state_may_hold_what_is_no_number() -> None:
+    """As long as no score is made of it, and it does so alone and in a batch."""
+    proto = onnx.load_from_string(handmade_models.memoryless_model())
+    info, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    proto.graph.input.append(info("h", kind, ("stream", 1)))
+    proto.graph.output.append(info("h_next", kind, ("stream", 1)))
+    proto.graph.node.append(onnx.helper.make_node("Div", ["h", "h"], ["h_next"]))
+    state = State(input="h", output="h_next", shape=("stream", 1))
+    session = session_from_bytes(handmade_models.with_contract(proto, [state]))
+    _, after = session.run(np.ones((1, 2, 2), np.float32), session.contract.initial_state(2))
+    assert np.isnan(after["h"]).all()
+
+
 def test_a_look_ahead_that_is_not_as_long_as_promised_is_refused() -> None:
     content = handmade_models.look_ahead_model(3)
     reason = refusal(with_document(content, lambda document: document.update(look_ahead=2)))
