@@ -315,12 +315,12 @@ def _state_problems(state: State) -> Iterable[str]:
         yield f"state {state.input}: wanted one axis 'stream', else lengths, got {shape}"
     if state.dtype not in STATE_DTYPES:
         yield f"state {state.input}: dtype {state.dtype!r} is none of {', '.join(STATE_DTYPES)}"
-    elif not _holds(state.dtype, state.initial):
+    elif not holds(state.dtype, state.initial):
         yield f"state {state.input}: {state.dtype} does not hold the initial value {state.initial}"
 
 
-def _holds(dtype: str, value: float) -> bool:
-    """Whether a number survives as an element of that type; a float may round it."""
+def holds(dtype: str, value: float) -> bool:
+    """Whether a number survives as an element of a NumPy dtype; a float may round it."""
     with np.errstate(over="ignore", invalid="ignore"):
         cast = np.asarray(value).astype(dtype)
     return bool(np.isfinite(cast) if cast.dtype.kind == "f" else cast == value)
@@ -364,7 +364,7 @@ def _constant_problems(name: str, value: float, tensor: Tensor | None) -> Iterab
     elif (
         tensor.dtype not in STATE_DTYPES
         or not (tensor.shape == () or _fits((1,), tensor.shape, frozen=False))
-        or not _holds(tensor.dtype, value)
+        or not holds(tensor.dtype, value)
     ):
         got = f"the graph has {tensor.dtype} {list(tensor.shape)}"
         yield f"constant {name}: wanted a single number that can be {value}, {got}"

@@ -21,7 +21,8 @@ from edge_runtime.files import replacing
 from edge_runtime.inference import open_inference
 from edge_runtime.session import Float32, Session, session_from_bytes
 from export.adopt_file import Foreign, Request, check_request
-from export.probe_axes import Meaning, draft, meanings, states_of, with_score_axes
+from export.probe_axes import draft, states_of, with_score_axes
+from export.probe_meanings import Meaning, meanings
 from export.probe_runs import (
     STEPS,
     TimeError,

@@ -10,7 +10,7 @@ from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 
 from edge_runtime.axes import Axes
-from edge_runtime.contract import CONTRACT_KEY, FLOATS, STATE_DTYPES, Tensor
+from edge_runtime.contract import CONTRACT_KEY, FLOATS, STATE_DTYPES, Tensor, holds
 from edge_runtime.errors import AdoptError, ModelError
 from edge_runtime.inference import open_inference, tensors_of
 
@@ -98,7 +98,11 @@ def check_request(foreign: Foreign, request: Request) -> None:
     Raises:
         AdoptError: With everything that does not fit, one line each.
     """
-    problems = [*_name_problems(foreign, request), *_pair_problems(foreign, request)]
+    problems = [
+        *_name_problems(foreign, request),
+        *_pair_problems(foreign, request),
+        *_constant_problems(foreign, request),
+    ]
     if problems:
         raise AdoptError("\n".join(f"{foreign.path}: {problem}" for problem in problems))
 
@@ -200,10 +204,17 @@ def _pair_problems(foreign: Foreign, request: Request) -> Iterable[str]:
     score = foreign.outputs.get(request.score)
     if score is not None and score.dtype not in FLOATS:
         yield f"score {request.score}: wanted one of {', '.join(FLOATS)}, got {score.dtype}"
-    for name in request.constants:
+
+
+def _constant_problems(foreign: Foreign, request: Request) -> Iterable[str]:
+    for name, value in request.constants.items():
         tensor = foreign.inputs.get(name)
-        if tensor is not None and not _is_one_number(tensor):
+        if tensor is None:
+            continue  # said already
+        if not _is_one_number(tensor):
             yield f"constant {name}: wanted a single number, the file has {show(tensor)}"
+        elif not holds(tensor.dtype, value):
+            yield f"constant {name}: {value:g} is no {tensor.dtype}, which the file has"
 
 
 def _sample_problems(name: str, x: Tensor) -> Iterable[str]:

@@ -84,8 +84,9 @@ def difference(session: Session, got: Ran, wanted: Ran) -> str | None:
     pairs += [(f"state {name}", got.state[name], wanted.state[name]) for name in names]
     for name, one, other in pairs:
         if not np.array_equal(one, other, equal_nan=True):
-            apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
-            return f"{name} differs by up to {np.nanmax(apart):.3g}"
+            with np.errstate(invalid="ignore"):
+                apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
+            return f"{name} differs by up to {apart[np.isfinite(apart)].max(initial=0.0):.3g}"
     return None
 
 

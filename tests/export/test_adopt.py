@@ -187,6 +187,24 @@ def test_swapped_pairs_are_named_with_the_right_ones(folder: Path) -> None:
     assert "it is with --state h=hn --state c=cn" in reason
 
 
+def test_swapped_pairs_are_not_hidden_by_calling_it_step_by_step(folder: Path) -> None:
+    """Without a stream axis ``x [T, 3]`` could also be one step of several streams."""
+    proto = lstm_graph()
+    proto.graph.node[0].input[0] = "x_wide"
+    proto.graph.node.insert(0, helper.make_node("Unsqueeze", ["x", "one"], ["x_wide"]))
+    for value in (*proto.graph.input, *proto.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.name == "x":
+            del dims[1]
+        else:
+            dims[1].dim_value = 1
+    right = adopted(folder, proto, **LSTM_SAID, one_stream=True)
+    assert right.contract.x_shape == ("time", "feature")
+    right.path.unlink()
+    said: dict[str, Any] = {**LSTM_SAID, "states": {"h": "cn", "c": "hn"}, "one_stream": True}
+    assert "it is with --state h=hn --state c=cn" in refusal(folder, proto, **said)
+
+
 def test_swapped_pairs_of_a_one_step_model_cannot_be_told_which_is_said(folder: Path) -> None:
     found = adopted(folder, lstm_graph(), **LSTM_SAID, axes=(1, "stream", "feature"))
     assert found.contract.x_shape == (1, "stream", "feature")
@@ -346,7 +364,9 @@ def test_a_state_with_several_open_lengths_is_asked_for(folder: Path) -> None:
         ({"states": {"state": "out"}, "score": "stateN"}, ["its successor must have its dtype"]),
         ({"states": {"x": "stateN", "state": "stateN"}}, ["output 'stateN' is said to be two"]),
         ({"initial": {"stat": 1}}, ["--initial stat: no such --state"]),
-        ({"constants": {"sr": 0.5}}, ["int64"]),
+        ({"constants": {"sr": 0.5}}, ["constant sr: 0.5 is no int64, which the file has"]),
+        ({"constants": {"sr": 1e30}}, ["constant sr: 1e+30 is no int64"]),
+        ({"initial": {"state": 1e300}}, ["float32 does not hold the initial value 1e+300"]),
         ({"features": ("a", "b", "c")}, ["x x: float32 [batch, 2] has no place for 3 features"]),
         ({"features": ("a", "a")}, ["feature 'a' stands twice"]),
         ({"period_ms": 0.0}, ["sample_period_ms must be positive"]),
@@ -563,6 +583,19 @@ class Sequence(nn.Module):
         return self.head(y).squeeze(-1), h, c
 
 
+class Simple(nn.Module):
+    """As `Sequence`, with a plain RNN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(8, 64)
+        self.head = nn.Linear(64, 1)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        y, h = self.rnn(x, h)
+        return self.head(y).squeeze(-1), h
+
+
 def exported(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, **options: Any) -> bytes:
     torch.manual_seed(0)
     for parameter in module.parameters():
@@ -630,6 +663,30 @@ def test_a_sequence_by_the_torchscript_exporter(folder: Path) -> None:
     found.path.unlink()
     swapped = refusal(folder, content, x="x", score="score", states={"h": "c_n", "c": "h_n"})
     assert "it is with --state h=h_n --state c=c_n" in swapped
+
+
+def test_a_kernel_that_rounds_with_the_size_of_the_batch_is_refused(folder: Path) -> None:
+    """Onnxruntime's ``RNN`` does; its difference is in the last bits."""
+    module = Simple()
+    content = exported(
+        module,
+        (torch.zeros(5, 3, 8), torch.zeros(1, 3, 64)),
+        folder / "simple.onnx",
+        dynamo=False,
+        opset_version=17,
+        input_names=["x", "h"],
+        output_names=["score", "h_n"],
+        dynamic_axes={
+            "x": {0: "length", 1: "batch"},
+            "score": {0: "length", 1: "batch"},
+            "h": {1: "batch"},
+            "h_n": {1: "batch"},
+        },
+    )
+    said: dict[str, Any] = {"x": "x", "score": "score", "states": {"h": "h_n"}}
+    reason = refusal(folder, content, **said)
+    assert "differs by up to" in reason
+    assert "e-0" in reason
 
 
 # --- the suggestion
