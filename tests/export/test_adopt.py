@@ -89,7 +89,7 @@ def test_every_layout_is_found_out_by_running_it(folder: Path, name: str) -> Non
     (state,) = contract.states
     assert (state.input, state.output, state.initial) == ("sum", "sum_next", 2.0)
     assert (state.shape, state.dtype) == (layout.state_axes, layout.state_dtype)
-    assert found.batches == 21
+    assert found.batches == (58 if "time" in layout.x_axes else 24)
     assert found.warnings == ()
 
 
@@ -685,8 +685,8 @@ def test_a_kernel_that_rounds_with_the_size_of_the_batch_is_refused(folder: Path
     )
     said: dict[str, Any] = {"x": "x", "score": "score", "states": {"h": "h_n"}}
     reason = refusal(folder, content, **said)
-    assert "differs by up to" in reason
-    assert "e-0" in reason
+    assert "rows influence each other: a row's score differs by up to" in reason
+    assert 0 < float(reason.partition("by up to ")[2].partition(" ")[0]) < 1e-3
 
 
 # --- the suggestion

@@ -57,7 +57,7 @@ def test_what_was_found_goes_to_people(model: Path) -> None:
         "  x      x: float32 [stream, feature], 2 features; called for each sample",
         "  score  out: [stream, 1]",
         "  state  state -> stateN: float32 [2, stream, 128], starts at 0",
-        "  rows   alone and in 21 batches: the same bits",
+        "  rows   alone and in 24 batches: the same bits",
         f"next: andon inspect {output}, then andon replay {output} FILE...",
         "note: no --period-ms: 1000 ms between two samples are assumed",
     ]
@@ -83,7 +83,7 @@ def test_what_was_found_goes_to_programs(model: Path) -> None:
             }
         ],
         "one_stream": False,
-        "batches": 21,
+        "batches": 24,
         "warnings": [],
     }
     assert "next:" not in result.stderr
