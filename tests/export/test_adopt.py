@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from edge_runtime.contract import CONTRACT_KEY, Contract
+from edge_runtime.contract import CONTRACT_KEY, Contract, Golden
 from edge_runtime.errors import AdoptError
 from edge_runtime.inference import open_inference, tensors_of
 from edge_runtime.pipeline import Block, Pipeline, Settings
@@ -93,9 +93,16 @@ def test_every_layout_is_found_out_by_running_it(folder: Path, name: str) -> Non
     assert found.warnings == ()
 
 
-@pytest.mark.parametrize("name", [*ONE_STREAM, "frozen"])
+FROZEN = {
+    **ONE_STREAM,
+    "frozen": Layout(frozen=True),
+    "frozen, 1s": Layout(("stream", 1, "feature"), ("stream", 1), (1, 2, "stream"), frozen=True),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
 def test_a_stream_axis_of_one_wants_consent(folder: Path, name: str) -> None:
-    layout = (ONE_STREAM | {"frozen": Layout(frozen=True)})[name]
+    layout = FROZEN[name]
     graph = layout_graph(layout)
     reason = refusal(folder, graph, **LAYOUT_SAID)
     assert "its stream axis has the length 1, or there is none; with --one-stream it" in reason
@@ -523,6 +530,43 @@ def test_shapes_of_outputs_that_the_file_does_not_say_are_added(folder: Path) ->
         output.type.tensor_type.ClearField("shape")
     found = adopted(folder, proto, **ONE_STEP_SAID)
     assert load_model(found.path).contract.score_shape == ("stream", 1)
+
+
+def test_shapes_of_outputs_that_the_file_says_wrongly_are_set_right(folder: Path) -> None:
+    """Some exporters write the example's length of the stream axis for a score."""
+    proto = one_step_graph()
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    found = adopted(folder, proto, **ONE_STEP_SAID)
+    assert load_model(found.path).contract.score_shape == ("stream", 1)
+
+
+def test_a_successor_of_another_shape_is_refused(folder: Path) -> None:
+    proto = one_step_graph()
+    at = next(i for i, node in enumerate(proto.graph.node) if node.op_type == "Concat")
+    del proto.graph.node[at]
+    new = [  # as many as the constant says, which the file cannot know
+        helper.make_node("Unsqueeze", ["sr", "zero"], ["times"]),
+        helper.make_node("Concat", ["times", "one", "one"], ["repeats"], axis=0),
+        helper.make_node("Tile", ["h_n", "repeats"], ["stateN"]),
+    ]
+    for place, node in enumerate(new):
+        proto.graph.node.insert(at + place, node)
+    for axis, dim in enumerate(proto.graph.output[1].type.tensor_type.shape.dim):
+        dim.dim_param = f"open_{axis}"
+    reason = refusal(folder, proto, **ONE_STEP_SAID)
+    assert (
+        "output stateN must have the shape [2, 3, 128] for 1 steps of 3 streams, got [4, 3, 128]"
+    ) in reason
+
+
+def test_a_file_that_no_gateway_would_load_is_not_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = Golden(x=[[[1.0, 2.0]]], score=[[17.0]])
+    monkeypatch.setattr("export.adopt._golden", lambda *_: golden)
+    assert "does not reproduce the golden score" in refusal(
+        folder, one_step_graph(), **ONE_STEP_SAID
+    )
 
 
 def test_golden_vectors_come_from_the_graph_as_it_is_written(
