@@ -1,7 +1,8 @@
 """The axes of a model's tensors against ours, which are ``[time, stream, feature]``.
 
 A model that was not made here may have them in another order, with axes of length 1 between them,
-or without time: then it takes one sample of each stream a call.
+without time (then it takes one sample of each stream a call), or without streams (then it takes one
+stream a call).
 """
 
 from collections.abc import Collection, Mapping
@@ -35,8 +36,9 @@ def axes_problem(axes: Axes, needed: Collection[str], optional: Collection[str])
         and all(axis == 1 for axis in axes if axis not in known)
     ):
         return None
-    extra = f", {' or '.join(optional)} at most once" if optional else ""
-    return f"wanted {' and '.join(needed)} once each{extra}, else 1s, got {list(axes)}"
+    once = f"{' and '.join(needed)} once{' each' * (len(needed) > 1)}, " if needed else ""
+    most = f"{' and '.join(optional)} at most once, " if optional else ""
+    return f"wanted {once}{most}else 1s, got {list(axes)}"
 
 
 def lengths_of(axes: Axes, lengths: Mapping[str, int]) -> tuple[int, ...]:
@@ -48,7 +50,7 @@ def to_model(x: NDArray[Any], axes: Axes, dtype: str) -> NDArray[Any]:
     """Brings samples into the axes of the model.
 
     Args:
-        x: ``[time, stream, feature]``; of length 1 in time if ``axes`` have no time.
+        x: ``[time, stream, feature]``; of length 1 where ``axes`` have no time or no stream.
         axes: What the model takes.
         dtype: What it takes them as; a value beyond its range becomes infinite.
 
@@ -57,7 +59,7 @@ def to_model(x: NDArray[Any], axes: Axes, dtype: str) -> NDArray[Any]:
     """
     names = [axis for axis in axes if isinstance(axis, str)]
     own = [name for name in OURS if name in names]
-    value = x if TIME in names else x[0]
+    value = x[tuple(slice(None) if name in names else 0 for name in OURS)]
     value = value.transpose([own.index(name) for name in names])
     value = np.expand_dims(value, tuple(i for i, axis in enumerate(axes) if axis == 1))
     with np.errstate(over="ignore"):
@@ -79,5 +81,6 @@ def from_model(value: NDArray[Any], axes: Axes) -> NDArray[np.float32]:
     ours = value.squeeze(tuple(i for i, axis in enumerate(axes) if axis == 1))
     ours = ours.transpose([names.index(name) for name in own])
     with np.errstate(over="ignore"):
-        ours = np.ascontiguousarray(ours, np.float32)
-    return ours if TIME in names else ours[np.newaxis]
+        ours = ours.astype(np.float32, order="C")
+    wanted = OURS if FEATURE in names else OURS[:2]
+    return ours[tuple(slice(None) if name in names else np.newaxis for name in wanted)]

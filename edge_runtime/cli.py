@@ -18,6 +18,7 @@ class Lazy(NamedTuple):
 LAZY = {
     "train": Lazy("train.cli:train", "Normal operation in, a calibrated detector out."),
     "export": Lazy("export.cli:export", "Write a trained detector as one verified ONNX file."),
+    "adopt": Lazy("export.adopt_cli:adopt", "Give a stateful ONNX file a contract, after probing."),
     "inspect": Lazy("edge_runtime.inspect_cli:inspect", "Show what a model file promises."),
     "replay": Lazy("edge_runtime.replay_cli:replay", "Score recorded files as the gateway would."),
     "check": Lazy("edge_runtime.run_cli:check", "Name every error of a gateway configuration."),
@@ -25,7 +26,7 @@ LAZY = {
     "simulate": Lazy("edge_runtime.simulate:simulate", "A pump loop with faults on request."),
     "demo": Lazy("edge_runtime.demo:demo", "All of it on one computer, in three minutes."),
 }
-EXTRAS = {"train": "train", "export": "train"}
+EXTRAS = {"train": "train", "export": "train", "adopt": "train"}
 
 
 class Andon(click.Group):

@@ -124,8 +124,9 @@ class Contract(Table, frozen=True):
         look_ahead: Row i of the outputs belongs to the sample so many steps before row i of ``x``;
             the first rows after a reset are void. 0 if causal.
         x: Name of the graph input for the samples.
-        x_shape: Its axes: ``"stream"``, ``"feature"`` and, unless the model takes one sample of
-            each stream a call, ``"time"``; 1 for an axis that says nothing.
+        x_shape: Its axes: ``"feature"``, ``"stream"`` and ``"time"``; 1 for an axis that says
+            nothing. A model that takes one sample of each stream a call has no time, one that takes
+            one stream a call may have no stream.
         x_dtype: What the samples are cast to.
         score: Name of the graph output with the score.
         score_shape: Its axes: ``"stream"``, and ``"time"`` where ``x`` has it; 1s as above.
@@ -291,11 +292,12 @@ def _schema_problems(contract: Contract) -> Iterable[str]:
 
 
 def _axes_problems(contract: Contract) -> Iterable[str]:
-    problem = axes_problem(contract.x_shape, (STREAM, FEATURE), (TIME,))
+    alone, many = ((STREAM,), ()) if contract.one_stream else ((), (STREAM,))
+    problem = axes_problem(contract.x_shape, (*many, FEATURE), (TIME, *alone))
     if problem:
         yield f"x: {problem}"
     timed = (TIME,) if TIME in contract.x_shape else ()
-    problem = axes_problem(contract.score_shape, (*timed, STREAM), ())
+    problem = axes_problem(contract.score_shape, (*timed, *many), alone)
     if problem:
         yield f"score: {problem}, because x has {'a' if timed else 'no'} time axis"
     if contract.x_dtype not in FLOATS:
@@ -313,12 +315,12 @@ def _state_problems(state: State) -> Iterable[str]:
         yield f"state {state.input}: wanted one axis 'stream', else lengths, got {shape}"
     if state.dtype not in STATE_DTYPES:
         yield f"state {state.input}: dtype {state.dtype!r} is none of {', '.join(STATE_DTYPES)}"
-    elif not _holds(state.dtype, state.initial):
+    elif not holds(state.dtype, state.initial):
         yield f"state {state.input}: {state.dtype} does not hold the initial value {state.initial}"
 
 
-def _holds(dtype: str, value: float) -> bool:
-    """Whether a number survives as an element of that type; a float may round it."""
+def holds(dtype: str, value: float) -> bool:
+    """Whether a number survives as an element of a NumPy dtype; a float may round it."""
     with np.errstate(over="ignore", invalid="ignore"):
         cast = np.asarray(value).astype(dtype)
     return bool(np.isfinite(cast) if cast.dtype.kind == "f" else cast == value)
@@ -362,7 +364,7 @@ def _constant_problems(name: str, value: float, tensor: Tensor | None) -> Iterab
     elif (
         tensor.dtype not in STATE_DTYPES
         or not (tensor.shape == () or _fits((1,), tensor.shape, frozen=False))
-        or not _holds(tensor.dtype, value)
+        or not holds(tensor.dtype, value)
     ):
         got = f"the graph has {tensor.dtype} {list(tensor.shape)}"
         yield f"constant {name}: wanted a single number that can be {value}, {got}"

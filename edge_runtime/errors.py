@@ -59,3 +59,7 @@ class TrainingError(AndonError):
 
 class ExportError(AndonError):
     """A detector that was not exported, because the file would not have kept its promise."""
+
+
+class AdoptError(AndonError):
+    """A foreign model that was not given a contract, because it would not have kept it."""

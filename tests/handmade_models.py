@@ -152,11 +152,17 @@ LAYOUTS = {
     "one-step": Layout(("stream", "feature"), ("stream",), ("stream",)),
     "one-step, 1s": Layout(("stream", 1, "feature"), ("stream", 1), (1, 2, "stream")),
     "time inside": Layout(("feature", 1, "stream", "time"), ("stream", 1, "time", 1)),
+    "turned": Layout(("stream", "feature", "time"), ("stream", "time")),
     "score column": Layout(score_axes=("time", "stream", 1)),
     "float64 samples": Layout(x_dtype="float64", state_dtype="float64"),
     "float16 samples": Layout(x_dtype="float16", state_dtype="float16"),
     "float64 state": Layout(state_dtype="float64", state_axes=("stream", 2)),
     "int32 state": Layout(state_dtype="int32", state_axes=(3, "stream")),
+}
+ONE_STREAM = {
+    "no stream": Layout(("time", "feature"), ("time",), ("stream", 1), frozen=True),
+    "no stream, no time": Layout(("feature",), (), (1, "stream", 1), frozen=True),
+    "no stream in the score": Layout(("stream", "time", "feature"), ("time", 1), frozen=True),
 }
 
 
@@ -190,7 +196,6 @@ def layout_graph(layout: Layout) -> onnx.ModelProto:
     kind, held = (
         helper.np_dtype_to_tensor_dtype(np.dtype(n)) for n in (layout.x_dtype, layout.state_dtype)
     )
-    timed = "time" in layout.x_axes
     names = [axis for axis in layout.x_axes if isinstance(axis, str)]
     own: list[str] = [name for name in ("time", "stream", "feature") if name in names]
     nodes, numbers = [_node("Cast", ["x"], ["x_float"], to=TensorProto.FLOAT)], dict[str, Any]()
@@ -203,8 +208,9 @@ def layout_graph(layout: Layout) -> onnx.ModelProto:
         nodes.append(_node(kind_of, [source, f"{target}_axes"], [target]))
 
     chain("Squeeze", "x_float", "x_dense", _ones(layout.x_axes))
-    nodes.append(_node("Transpose", ["x_dense"], ["x_own"], perm=[names.index(n) for n in own]))
-    chain("Unsqueeze", "x_own", "x_ours", [] if timed else [0])  # [time, stream, 2]
+    nodes.append(_transposed("x_dense", "x_own", [names.index(n) for n in own]))
+    missing = [at for at, axis in enumerate(("time", "stream")) if axis not in names]
+    chain("Unsqueeze", "x_own", "x_ours", missing)  # [time, stream, 2]
     nodes += [
         _node("Split", ["x_ours"], ["a", "b"], axis=2, num_outputs=2),
         _node("Mul", ["a", "three_quarters"], ["a_part"]),
@@ -243,9 +249,10 @@ def layout_graph(layout: Layout) -> onnx.ModelProto:
         _node("Cast", ["sum_after"], ["sum_next"], to=held),
     ]
     score_names = [axis for axis in layout.score_axes if isinstance(axis, str)]
-    chain("Squeeze", "score_ours", "score_own", [] if timed else [0])
-    order = [[n for n in own if n != "feature"].index(n) for n in score_names]
-    nodes.append(_node("Transpose", ["score_own"], ["score_dense"], perm=order))
+    gone = [at for at, axis in enumerate(("time", "stream")) if axis not in score_names]
+    chain("Squeeze", "score_ours", "score_own", gone)
+    order = [[n for n in own if n in score_names].index(n) for n in score_names]
+    nodes.append(_transposed("score_own", "score_dense", order))
     chain("Unsqueeze", "score_dense", "score_wide", _ones(layout.score_axes))
     nodes += [
         _node("Cast", ["score_wide"], ["score"], to=kind),
@@ -457,6 +464,12 @@ def _model(
 
 def _node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs, outputs, **attributes)
+
+
+def _transposed(source: str, target: str, order: list[int]) -> onnx.NodeProto:
+    if not order:  # an attribute cannot be empty
+        return _node("Identity", [source], [target])
+    return _node("Transpose", [source], [target], perm=order)
 
 
 def _ones(axes: Axes) -> list[int]:

@@ -138,6 +138,14 @@ def test_initial_state_has_the_shapes_the_model_takes() -> None:
         ({"score_shape": ("time", "stream", "feature")}, "because x has a time axis"),
         ({"x_shape": ("stream", "feature")}, "because x has no time axis"),
         ({"x_dtype": "int16"}, "x: dtype 'int16' is none of float32, float64, float16"),
+        (
+            {"one_stream": True, "x_shape": ("time", "stream")},
+            "x: wanted feature once, time and stream at most once, else 1s",
+        ),
+        (
+            {"one_stream": True, "x_shape": ("feature",), "score_shape": ("time",)},
+            "score: wanted stream at most once, else 1s, got ['time'], because x has no time axis",
+        ),
         ({"look_ahead": -1}, "look_ahead must not be negative, got -1"),
         ({"schema": 1, "look_ahead": 2}, "look_ahead needs schema 2, got schema 1"),
         ({"schema": 1, "one_stream": True}, "one_stream needs schema 2, got schema 1"),

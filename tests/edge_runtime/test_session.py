@@ -23,7 +23,7 @@ from edge_runtime.contract import (
 )
 from edge_runtime.errors import ModelError, StateError
 from edge_runtime.session import Session, load_model, session_from_bytes
-from handmade_models import LAYOUTS, Layout, layout_model
+from handmade_models import LAYOUTS, ONE_STREAM, Layout, layout_model
 from sample_models import FEATURES, sample_model
 
 Change = Callable[[onnx.ModelProto], object]
@@ -391,9 +391,10 @@ def by_hand(layout: Layout, x: NDArray[np.float32], start: NDArray[Any]) -> NDAr
     return start + np.cumsum(np.floor(part) if layout.whole else part, axis=0, dtype=np.float64)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_layout_scores_as_by_hand(layout: Layout) -> None:
-    session = session_from_bytes(layout_model(layout))
+@pytest.mark.parametrize("name", [*LAYOUTS, *ONE_STREAM])
+def test_every_layout_scores_as_by_hand(name: str) -> None:
+    layout = (LAYOUTS | ONE_STREAM)[name]
+    session = session_from_bytes(layout_model(layout, one_stream=name in ONE_STREAM))
     x = np.random.default_rng(5).integers(-8, 8, (7, 3, 2)).astype(np.float32)
     outputs, state = session.run(x, session.contract.initial_state(3))
     wanted = by_hand(layout, x, np.array(2.0))
@@ -410,9 +411,10 @@ def test_every_layout_scores_as_by_hand(layout: Layout) -> None:
     assert np.array_equal(held, np.repeat(wanted[-1:].T, held.shape[1], axis=1))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_layout_gives_the_same_bits_in_any_chunks(layout: Layout) -> None:
-    session = session_from_bytes(layout_model(layout))
+@pytest.mark.parametrize("name", [*LAYOUTS, *ONE_STREAM])
+def test_every_layout_gives_the_same_bits_in_any_chunks(name: str) -> None:
+    layout = (LAYOUTS | ONE_STREAM)[name]
+    session = session_from_bytes(layout_model(layout, one_stream=name in ONE_STREAM))
     x = np.random.default_rng(6).normal(2, 3, (9, 4, 2)).astype(np.float32)
     whole, after = session.run(x, session.contract.initial_state(4))
     state = session.contract.initial_state(4)
@@ -484,6 +486,28 @@ def test_void_outputs_may_be_anything() -> None:
     outputs, _ = session.run(x, session.contract.initial_state(2))
     assert np.isnan(outputs.score[:3]).all()
     assert np.isfinite(outputs.score[3:]).all()
+
+
+def test_void_golden_scores_do_not_widen_the_tolerance() -> None:
+    def change(document: dict[str, object]) -> None:
+        score = document["golden"]["score"]  # type: ignore[index]
+        score[0][0], score[5][1] = 1e9, score[5][1] + 0.1
+
+    reason = refusal(with_document(handmade_models.look_ahead_model(3), change))
+    assert "does not reproduce the golden score: it differs by 0.1" in reason
+
+
+def test_a_state_may_hold_what_is_no_number() -> None:
+    """As long as no score is made of it, and it does so alone and in a batch."""
+    proto = onnx.load_from_string(handmade_models.memoryless_model())
+    info, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    proto.graph.input.append(info("h", kind, ("stream", 1)))
+    proto.graph.output.append(info("h_next", kind, ("stream", 1)))
+    proto.graph.node.append(onnx.helper.make_node("Div", ["h", "h"], ["h_next"]))
+    state = State(input="h", output="h_next", shape=("stream", 1))
+    session = session_from_bytes(handmade_models.with_contract(proto, [state]))
+    _, after = session.run(np.ones((1, 2, 2), np.float32), session.contract.initial_state(2))
+    assert np.isnan(after["h"]).all()
 
 
 def test_a_look_ahead_that_is_not_as_long_as_promised_is_refused() -> None:
