@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_daemon import PATIENCE_S, START_MS, STATUS, Plant, await_status, sample
 
 import checks
 from checks import Case
@@ -20,6 +19,7 @@ from edge_runtime.payload import encode_flag, encode_score
 from edge_runtime.pipeline import Pipeline, Settings
 from edge_runtime.replay import Readings, replay
 from edge_runtime.session import load_model
+from plant import PATIENCE_S, START_MS, STATUS, Plant, await_status, sample
 
 MACHINES, STEPS, GAP_AT = 3, 60, 31
 ALARM = AlarmConfig(enter=1.0, leave=0.9, hold_steps=1)
