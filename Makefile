@@ -66,6 +66,10 @@ check: venv ## run the linters, the type checker and the import rules
 bench: venv tools ## measure the daemon beside a subscriber that only counts
 	@$(bin)/python benchmarks/throughput.py $(ARGS)
 
+.PHONY: cells
+cells: venv ## measure what each cell costs, and write it into docs/cells.md
+	@$(bin)/python benchmarks/cells.py -o benchmarks/results/cells.json --document docs/cells.md $(ARGS)
+
 .PHONY: venv
 venv: $(stamp) ## make .venv and install requirements.lock into it
 

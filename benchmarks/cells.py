@@ -4,7 +4,7 @@ Cell and LSTM take turns, and what is compared is CPU time, so that other work o
 not count. A ratio is the median of those of all rounds. The rows lie in memory: reading files costs
 the same for every cell.
 
-    python benchmarks/cells.py [--width 64] [--rounds 9] [-o benchmarks/results/cells.json]
+    python benchmarks/cells.py [--width 64] [--rounds 9] [-o FIGURES.json] [--document CELLS.md]
 """
 
 import argparse
@@ -30,6 +30,7 @@ from train.config import ModelConfig
 from train.detector import Checkpoint, Detector
 
 SCHEMA = 1
+BEGIN, END = "<!-- cost: begin -->", "<!-- cost: end -->"
 FEATURES = tuple(f"sensor_{number}" for number in range(8))
 # Streams, and rows of each of them in one round.
 SIZES = ((1, 4096), (64, 512))
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="hidden units (default: 64)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each pair (default: 9)")
     parser.add_argument("-o", "--output", type=Path, help="where the figures go, as JSON")
+    parser.add_argument("--document", type=Path, help="where the table goes, between its marks")
     options = parser.parse_args()
     torch.set_num_threads(1)
     sessions = {name: exported(options.width, model) for name, model in VARIANTS.items()}
@@ -67,6 +69,8 @@ def main() -> None:
             }
         rows.append(row)
     print(table(rows))
+    if options.document:
+        write_text(options.document, with_table(options.document.read_text(), table(rows)))
     if options.output:
         figures = {
             "schema": SCHEMA,
@@ -123,6 +127,15 @@ def table(rows: list[dict[str, Any]]) -> str:
         sizes = [f"{row[key]['us_per_row']:.2f} | {row[key]['ratio']:.2f}" for key in ("1", "64")]
         lines.append(f"| {row['cell']} | {row['parameters']:,} | {' | '.join(sizes)} |")
     return "\n".join(lines)
+
+
+def with_table(text: str, figures: str) -> str:
+    """A document with new figures between ``<!-- cost: begin -->`` and ``<!-- cost: end -->``."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"wanted {BEGIN} and {END} in the document")
+    return f"{before}{BEGIN}\n{figures}\n{END}{after}"
 
 
 if __name__ == "__main__":
