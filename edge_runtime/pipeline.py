@@ -301,7 +301,9 @@ class Pipeline:
             slots = list(active)
             runs = [active[slot].pop() for slot in slots]
             steps = min(len(run.ts) for run in runs)
-            steps = max(1, min(steps, MAX_CALL_ROWS // len(runs)))
+            # Whoever looks ahead reads so many rows more for each row.
+            most = MAX_CALL_ROWS // (1 + self._look_ahead)
+            steps = max(1, min(steps, most // len(runs)))
             for slot, run in zip(slots, runs, strict=True):
                 if run.reset:
                     self._reset_before(slot, run, result)
