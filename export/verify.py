@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -9,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ExportError
-from edge_runtime.session import Float32, Outputs, Session, State
+from edge_runtime.session import Outputs, Session, State
 from export.canonical import graphs_of
+from export.model import Float32, Model, Samples
 from export.onnx_cells import expressed
 from train.detector import Detector
 
@@ -47,13 +49,19 @@ class Evidence:
     exact_runs: int
 
 
-def verify(session: Session, detector: Detector, on_step: Callable[[str], None]) -> Evidence:
+def verify(
+    session: Session,
+    model: Model,
+    on_step: Callable[[str], None],
+    samples: Samples | None = None,
+) -> Evidence:
     """Tests the exported model.
 
     Args:
         session: The model as a gateway would load it.
-        detector: What it was exported from.
+        model: What it was exported from.
         on_step: Told what is being done.
+        samples: What it is tested with; None: `plausible_samples`.
 
     Returns:
         The evidence.
@@ -61,19 +69,19 @@ def verify(session: Session, detector: Detector, on_step: Callable[[str], None])
     Raises:
         ExportError: If a promise does not hold; says which.
     """
-    x = plausible_samples(detector, STEPS, WIDE, seed=1)
+    x = (samples or partial(plausible_samples, model))(STEPS, WIDE, 1)
     on_step(f"comparing with PyTorch over {STEPS} steps of {STREAMS} streams")
-    score_error = compare_with_torch(session, detector, x[:, :STREAMS])
+    score_error = compare_with_torch(session, model, x[:, :STREAMS])
     on_step("comparing with itself, split and batched in every way")
     return Evidence(STEPS, STREAMS, score_error, compare_with_itself(session, x))
 
 
-def compare_with_torch(session: Session, detector: Detector, x: Float32) -> float:
+def compare_with_torch(session: Session, model: Model, x: Float32) -> float:
     """Scores, contributions and states against PyTorch's.
 
     Args:
         session: The exported model.
-        detector: The original.
+        model: The original.
         x: Samples ``[time, stream, feature]``.
 
     Returns:
@@ -84,7 +92,7 @@ def compare_with_torch(session: Session, detector: Detector, x: Float32) -> floa
     """
     streams = x.shape[1]
     with torch.no_grad():
-        score, contribution, after = detector(torch.from_numpy(x), detector.initial_state(streams))
+        score, contribution, after = model(torch.from_numpy(x), model.initial_state(streams))
     outputs, state = session.run(x, session.contract.initial_state(streams))
     if (outputs.contribution is None) != (contribution is None):
         raise ExportError("only one of PyTorch and the exported model gives a contribution")
@@ -160,11 +168,11 @@ def check_operators(proto: onnx.ModelProto, detector: Detector) -> None:
         raise ExportError(f"the graph has unexpected operators: {', '.join(unknown + foreign)}")
 
 
-def plausible_samples(detector: Detector, steps: int, streams: int, seed: int) -> Float32:
-    """Made-up samples around a detector's operating point: slow waves, noise, a few outliers.
+def plausible_samples(model: Model, steps: int, streams: int, seed: int) -> Float32:
+    """Made-up samples around a model's operating point: slow waves, noise, a few outliers.
 
     Args:
-        detector: Says where the sensors usually are.
+        model: Says where the sensors usually are.
         steps: Length of the time axis.
         streams: Length of the stream axis.
         seed: The same seed gives the same samples.
@@ -173,12 +181,12 @@ def plausible_samples(detector: Detector, steps: int, streams: int, seed: int) -
         float32 ``[time, stream, feature]`` in engineering units.
     """
     rng = np.random.default_rng(seed)
-    shape = (steps, streams, len(detector.features))
+    shape = (steps, streams, len(model.features))
     phase = rng.uniform(0, 2 * np.pi, shape[1:])
     wave = np.sin(np.arange(steps)[:, None, None] * rng.uniform(0.02, 0.4, shape[1:]) + phase)
     outliers = rng.normal(0, 8, shape) * (rng.random(shape[:2]) < 0.02)[..., None]  # noqa: PLR2004
     xn = wave + rng.normal(0, 0.4, shape) + outliers
-    samples = xn * detector.scale.numpy() + detector.mean.numpy()
+    samples = xn * model.scale.numpy() + model.mean.numpy()
     return np.asarray(samples, np.float32)
 
 
