@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edge_runtime.contract import STATE_DTYPES
 from edge_runtime.errors import ExportError
-from export.stepwise import State, stream_axes
+from export.stepwise import State, stateful, stream_axes
 from export.to_onnx import NEXT
 from export.user_code import call
 
@@ -29,7 +29,7 @@ def initial_state(module: nn.Module, streams: int) -> State:
     Raises:
         ExportError: If it is no dictionary of tensors with usable names.
     """
-    given = call(f"initial_state({streams})", module.initial_state, streams)
+    given = call(f"initial_state({streams})", stateful(module).initial_state, streams)
     if not isinstance(given, dict) or not given:
         raise ExportError(
             "initial_state wants a dictionary of tensors with at least one in it, "

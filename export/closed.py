@@ -14,7 +14,7 @@ from edge_runtime.errors import ExportError
 from export.carried import check_initial, check_successor, initial_state
 from export.model import Samples
 from export.snapshot import changed, snapshot_of
-from export.stepwise import State, outputs_of, stream_axes
+from export.stepwise import State, outputs_of, stateful, stream_axes
 from export.user_code import call
 
 STEPS = 6
@@ -116,7 +116,7 @@ def _step(
     before = {name: value.clone() for name, value in state.items()}
     x_before = x.clone()
     given = dict(state)
-    result = call("step", module.step, x, given)
+    result = call("step", stateful(module).step, x, given)
     for name, value in before.items():
         if not torch.equal(state[name], value):
             raise ExportError(
@@ -191,8 +191,11 @@ def _check_rows(module: nn.Module, x: Tensor, whole: _Run) -> None:
         elsewhere = _run(module, torch.where(others[:, None], x.flip(0) + 1, x), features)
         _compare(whole.of(own, axes), elsewhere.of(own, axes), 0.0, "other samples beside it")
     for streams in range(1, STREAMS):
-        fewer = _run(module, x[:, :streams], features)
         size = f"{streams} stream{'s' * (streams > 1)} in the call instead of {STREAMS}"
+        try:
+            fewer = _run(module, x[:, :streams], features)
+        except ExportError as error:
+            raise ExportError(f"with {size}: {error}") from error
         _compare(whole.of(0, axes), fewer.of(0, axes), ALIKE, size)
 
 

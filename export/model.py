@@ -7,28 +7,38 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train.layers import Unroll, over_time
+
 Float32 = NDArray[np.float32]
 Samples = Callable[[int, int, int], Float32]
 """Made-up samples ``[time, stream, feature]``, for so many steps, so many streams and a seed."""
 
 
-class Model(Protocol):
-    """``(x, state) -> (score, contribution, state')`` in PyTorch, in evaluation mode.
-
-    `train.detector.Detector` is one as it stands; `export.stepwise.Stepwise` makes one of any module
-    that offers a step.
+class Sensors(Protocol):
+    """What a model reads.
 
     Attributes:
         features: Names of the sensors, in the order of the last axis of ``x``.
-        state_names: Names of the carried tensors, in a fixed order.
-        mean: Where the sensors usually are ``[feature]``, engineering units.
+        mean: Where they usually are ``[feature]``, engineering units.
         scale: How far they usually are from there ``[feature]``.
     """
 
     features: tuple[str, ...]
-    state_names: tuple[str, ...]
     mean: Tensor
     scale: Tensor
+
+
+class Model(Sensors, Protocol):
+    """``(x, state) -> (score, contribution, state')`` in PyTorch, in evaluation mode.
+
+    `train.detector.Detector` is one as it stands; `export.stepwise.Stepwise` makes one of any
+    module that offers a step.
+
+    Attributes:
+        state_names: Names of the carried tensors, in a fixed order.
+    """
+
+    state_names: tuple[str, ...]
 
     @property
     def look_ahead(self) -> int:
@@ -45,9 +55,6 @@ class Model(Protocol):
         """Parameters and buffers by name."""
 
     def __call__(
-        self, x: Tensor, state: dict[str, Tensor]
+        self, x: Tensor, state: dict[str, Tensor], unroll: Unroll = over_time
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """``x [time, stream, feature]`` and the carried tensors.
-
-        Takes ``unroll`` as well: how a cell runs over time (`train.layers.Unroll`).
-        """
+        """Scores ``x [time, stream, feature]`` and carries the state; see `Detector.forward`."""

@@ -49,24 +49,25 @@ def _frozen(value: Any, outer: frozenset[int]) -> Frozen:  # noqa: ANN401 - anyt
     if id(value) in outer:
         return ("itself",)
     outer |= {id(value)}
+    content: Frozen
     match value:
         case Tensor():
             return _of_tensor(value)
         case np.ndarray():
-            return ("array", str(value.dtype), value.shape, value.tobytes())
+            content = (str(value.dtype), value.shape, value.tobytes())
         case Mapping():
-            pairs = ((repr(key), _frozen(inner, outer)) for key, inner in value.items())
-            return (type(value), *pairs)
+            content = (*map(repr, value), *_all(value.values(), outer))
         case list() | tuple() | deque():
-            return (type(value), *_all(value, outer))
+            content = _all(value, outer)
         case set() | frozenset():
-            return (type(value), *sorted(map(repr, value)))
+            content = tuple(sorted(map(repr, value)))
         case type() | types.FunctionType() | types.ModuleType():
-            return ("one", id(value))
-    inside = getattr(value, "__dict__", None)
-    if inside:
-        return (type(value), *_all(inside.values(), outer), *inside)
-    return (type(value), repr(value))
+            content = (id(value),)
+        case object(__dict__=inside) if inside:
+            content = (*inside, *_all(inside.values(), outer))
+        case _:
+            content = (repr(value),)
+    return (type(value), *content)
 
 
 def _all(values: Iterable[Any], outer: frozenset[int]) -> Frozen:

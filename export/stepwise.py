@@ -1,7 +1,7 @@
 """Any module that offers a step, as a model that runs over time."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, final
+from typing import Any, Protocol, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,11 @@ class Stateful(Protocol):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor | Mapping[str, Tensor], State]:
         """One sample ``[stream, feature]`` of every stream; the outputs, and the state after."""
+
+
+def stateful(module: nn.Module) -> Stateful:
+    """A module that offers what must be offered; for the type checker."""
+    return cast(Stateful, module)
 
 
 @final
@@ -47,7 +52,7 @@ class Stepwise(nn.Module):
         self.scale = torch.ones(len(features))
         self.look_ahead = 0
         self.one_stream = one_stream
-        self.state_names = tuple(module.initial_state(1))  # type: ignore[operator]
+        self.state_names = tuple(stateful(module).initial_state(1))
         self.cell = _Step(module, len(features), self.state_names)
 
     @property
@@ -58,8 +63,7 @@ class Stepwise(nn.Module):
 
     def initial_state(self, streams: int) -> State:
         """The state of streams that have seen nothing, by name."""
-        state: State = self.cell.module.initial_state(streams)  # type: ignore[operator]
-        return state
+        return stateful(self.cell.module).initial_state(streams)
 
     def forward(
         self, x: Tensor, state: State, unroll: Unroll = over_time
@@ -81,9 +85,7 @@ class Stepwise(nn.Module):
         after = {n: torch.cat([own[n] for own in states], axis) for n, axis in axes.items()}
         return torch.cat(scores, 1), shares, after
 
-    def _run(
-        self, x: Tensor, state: State, unroll: Unroll
-    ) -> tuple[Tensor, Tensor | None, State]:
+    def _run(self, x: Tensor, state: State, unroll: Unroll) -> tuple[Tensor, Tensor | None, State]:
         y, after = unroll(self.cell, x, tuple(state[name] for name in self.state_names))
         shares = y[..., 1:] if y.shape[-1] > 1 else None
         return y[..., 0], shares, dict(zip(self.state_names, after, strict=True))
@@ -101,7 +103,7 @@ class _Step(Cell):
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `Cell.step`."""
         before = dict(zip(self.names, state, strict=True))
-        said, after = self.module.step(x, before)  # type: ignore[operator]
+        said, after = stateful(self.module).step(x, before)
         score, contribution = outputs_of(said)
         y = score if score.dim() > 1 else score.unsqueeze(1)  # [stream, 1]
         if contribution is not None:

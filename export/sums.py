@@ -15,7 +15,7 @@ from onnxscript import ir, opset18
 
 from edge_runtime.errors import ExportError
 
-Table = dict[Callable[..., Any], Callable[..., Any] | Sequence[Callable[..., Any]]]
+Table = dict[Callable[..., Any], Callable[..., Any]]
 
 _op: Any = opset18  # its annotations are those of scripts, not of traces
 

@@ -5,10 +5,11 @@ that the file, once it exists, loads on a gateway and keeps every promise of its
 there is no file.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -201,9 +202,7 @@ def example_of(model: Model, *, one_stream: bool = False) -> Example:
     )
 
 
-def trace(
-    model: Model, *, one_stream: bool = False, sums: Table = EXACT
-) -> onnx.ModelProto:
+def trace(model: Model, *, one_stream: bool = False, sums: Table = EXACT) -> onnx.ModelProto:
     """Turns a model into a graph with dynamic time and stream.
 
     Args:
@@ -343,17 +342,21 @@ def _root(error: BaseException) -> str:
 def undisturbed() -> Iterator[None]:
     """For tracing: nothing is said, no gradient kept, nothing known of what was traced before.
 
-    PyTorch remembers the lengths that it has met, and freezes an axis that always had the same.
+    PyTorch remembers the lengths that it has met, and freezes an axis that always had the same. It
+    prints whole graphs where it fails, and logs which unrelated packages are not installed.
     """
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._dynamo")]
-    levels = [log.level for log in logs]
+    log, nowhere = logging.getLogger("torch.onnx"), io.StringIO()
+    level = log.level
     torch.compiler.reset()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with (
+            redirect_stderr(nowhere),
+            redirect_stdout(nowhere),
+            warnings.catch_warnings(),
+            torch.no_grad(),
+        ):
             warnings.simplefilter("ignore")  # the exporter's own, about its own parts
-            for log in logs:
-                log.setLevel(logging.CRITICAL)
+            log.setLevel(logging.ERROR)
             yield
     finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
+        log.setLevel(level)

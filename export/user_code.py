@@ -44,7 +44,7 @@ def described(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """Where in the user's code an error is from: `` (pumps/model.py:19)``; empty if nobody knows."""
+    """Where in the user's code an error is from, `` (pumps/model.py:19)``; else nothing."""
     places = [place for place in _places(error) if _is_hers(place[0])]
     if not places:
         return ""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge_runtime.errors import ExportError
 from edge_runtime.session import Outputs, Session, State
 from export.canonical import graphs_of
-from export.model import Float32, Model, Samples
+from export.model import Float32, Model, Samples, Sensors
 from export.onnx_cells import expressed
 from train.detector import Detector
 
@@ -168,11 +168,11 @@ def check_operators(proto: onnx.ModelProto, detector: Detector) -> None:
         raise ExportError(f"the graph has unexpected operators: {', '.join(unknown + foreign)}")
 
 
-def plausible_samples(model: Model, steps: int, streams: int, seed: int) -> Float32:
-    """Made-up samples around a model's operating point: slow waves, noise, a few outliers.
+def plausible_samples(sensors: Sensors, steps: int, streams: int, seed: int) -> Float32:
+    """Made-up samples around an operating point: slow waves, noise, a few outliers.
 
     Args:
-        model: Says where the sensors usually are.
+        sensors: Say where they usually are; a model does.
         steps: Length of the time axis.
         streams: Length of the stream axis.
         seed: The same seed gives the same samples.
@@ -181,12 +181,12 @@ def plausible_samples(model: Model, steps: int, streams: int, seed: int) -> Floa
         float32 ``[time, stream, feature]`` in engineering units.
     """
     rng = np.random.default_rng(seed)
-    shape = (steps, streams, len(model.features))
+    shape = (steps, streams, len(sensors.features))
     phase = rng.uniform(0, 2 * np.pi, shape[1:])
     wave = np.sin(np.arange(steps)[:, None, None] * rng.uniform(0.02, 0.4, shape[1:]) + phase)
     outliers = rng.normal(0, 8, shape) * (rng.random(shape[:2]) < 0.02)[..., None]  # noqa: PLR2004
     xn = wave + rng.normal(0, 0.4, shape) + outliers
-    samples = xn * model.scale.numpy() + model.mean.numpy()
+    samples = xn * sensors.scale.numpy() + sensors.mean.numpy()
     return np.asarray(samples, np.float32)
 
 
