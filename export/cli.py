@@ -11,9 +11,8 @@ from export.to_onnx import Exported, export_checkpoint
 from train.detector import load_checkpoint
 
 EXAMPLES = """\b
-Examples:
-  andon export run -o pump.onnx
-  andon export --module pumps.model:make --weights weights.pt -o pump.onnx
+Example: andon export run -o pump.onnx
+     or: andon export --module pumps.model:make --weights weights.pt -o pump.onnx
 """
 
 
@@ -40,7 +39,12 @@ Examples:
 )
 @click.option("--feature", "features", multiple=True, help="With --module: a sensor; repeat it.")
 @click.option("--period-ms", type=float, help="With --module: time between two samples.")
-@click.option("--warm-up", "warm_up_steps", type=int, help="With --module: samples without a say.")
+@click.option(
+    "--warm-up",
+    "warm_up_steps",
+    type=int,
+    help="With --module: samples whose score does not count.",
+)
 @click.option("--max-gap-ms", type=float, help="With --module: a longer silence resets a stream.")
 @click.option(
     "--one-stream",

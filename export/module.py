@@ -148,7 +148,7 @@ def _meta(module: nn.Module, wanted: Wanted, on_step: Callable[[str], None]) -> 
     def said(given: float | None, name: str, default: float, option: str) -> float:
         value: Any = getattr(module, name, None) if given is None else given
         if value is None:
-            on_step(f"note: neither {option} nor the module's {name} is given: {default:g}")
+            on_step(f"note: neither {option} nor the module says {name}: {default:g} is assumed")
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ExportError(f"{name} wants a number, got {value!r}")

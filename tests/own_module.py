@@ -22,7 +22,7 @@ _folder = Path(_temporary.name)
 
 @cache
 def package_folder() -> Path:
-    """A folder with a package ``own_pumps`` and, in weights.pt, other weights than its factory's."""
+    """A folder with a package ``own_pumps``, and weights.pt with others than its factory gives."""
     blocks = parse(DOCUMENT.read_text(encoding="utf-8"))
     (source,) = (block.text for block in blocks if block.file == "pumps/model.py")
     package = _folder / "own_pumps"
