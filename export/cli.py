@@ -90,7 +90,11 @@ def export(
 def _check_for_module_only(options: dict[str, Any]) -> None:
     """A run knows all of this; an option that is not heeded would deceive."""
     names = {option.name: option.opts[0] for option in export.params}
-    given = [names[name] for name, value in options.items() if value not in (None, (), False)]
+    given = [
+        names[name]
+        for name, value in options.items()
+        if not (value is None or value is False or value == ())
+    ]
     if given:
         raise click.UsageError(f"{', '.join(given)} goes with --module, not with RUN")
 

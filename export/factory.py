@@ -6,6 +6,7 @@ import io
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,7 +131,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ExportError(f"{path}: cannot read the weights: {error.strerror}") from error
     try:
-        saved = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles, which are refused anyway
+            saved = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
     except (
         RuntimeError,
         OSError,

@@ -268,11 +268,15 @@ def _scan(
 ) -> tuple[Tensor, State]:
     def body(carried: State, x_t: Tensor) -> tuple[State, Tensor]:
         y, after = step(x_t, carried)
-        # A Scan may not give one tensor twice, nor one that it was given.
-        return tuple(value.clone() for value in after), y.clone()
+        # A Scan may not give one tensor twice, nor one that it was given, nor in another layout.
+        return tuple(_copied(value) for value in after), _copied(y)
 
     after, y = scan(body, state, x, dim=0)
     return y, cast(State, after)
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.clone(memory_format=torch.contiguous_format)
 
 
 def _blocks(hidden: int, order: tuple[int, ...]) -> Tensor:

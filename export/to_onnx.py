@@ -185,7 +185,10 @@ def example_of(model: Model, *, one_stream: bool = False) -> Example:
     # takes an axis of length 1 for a constant.
     streams, steps = 1 if one_stream else 3, 5
     x = torch.zeros(steps, streams, len(model.features))
-    state = {name: value.clone() for name, value in model.initial_state(streams).items()}
+    state = {
+        name: value.clone(memory_format=torch.contiguous_format)
+        for name, value in model.initial_state(streams).items()
+    }
     with torch.no_grad():
         _, contribution, _ = model(x, state)
     says = ["score"] if contribution is None else ["score", "contribution"]
