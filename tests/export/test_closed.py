@@ -126,6 +126,16 @@ def deep_list(module: Any, x: Tensor, *_: Any) -> None:
     module.table["notes"].append(0)
 
 
+def tensor_deep_in_list(module: Any, *_: Any) -> None:
+    """In the middle of one so long that its text would not show it."""
+    module.line[0][2500] += 1
+
+
+def long_line(module: Any) -> None:
+    module.line = [torch.zeros(5000)]
+    stepping(tensor_deep_in_list)(module)
+
+
 def part_with_memory(module: Any) -> None:
     module.part = nn.Identity().eval()
     stepping(lambda m, *_: setattr(m.part, "last", next(_calls)))(module)
@@ -198,6 +208,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "new-attribute": (stepping(counting), "^attribute 'count' changes during step"),
     "tensor-in-attribute": (stepping(hidden_tensor), "^attribute 'table' changes during step"),
     "list-in-attribute": (stepping(deep_list), "^attribute 'table' changes during step"),
+    "tensor-in-list": (long_line, "^attribute 'line' changes during step"),
     "attribute-of-part": (part_with_memory, "^attribute 'part.last' changes during step"),
     "training-mode": (norm_that_learns, "^submodule 'norm' stays in training mode after eval"),
     "batch-norm": (
@@ -280,6 +291,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         stepping(leaning),
         "^the rows of a call influence .* up to [0-9.]+e-0[78]",
     ),
+    "those-before": (saying(lambda y: y.cumsum(0)), "^the rows of a call influence each other"),
     "count": (stepping(by_count), "with 1 stream in the call instead of 3, the score of a stream"),
     "three-only": (
         giving(level=lambda v: v + torch.zeros(3, 1)),
