@@ -26,12 +26,14 @@ def make_canonical(proto: onnx.ModelProto) -> None:
         proto: The model; what has a name of its own keeps it.
     """
     _strip(proto)
+    taken = {name for graph in graphs_of(proto.graph) for name in _in_order(graph)}
     names: dict[str, str] = {}
-    numbers = count()
+    numbers = (f"v{number}" for number in count())
+    free = (name for name in numbers if name not in taken)
     for graph in graphs_of(proto.graph):
         for name in _in_order(graph):
             if name not in names:
-                names[name] = f"v{next(numbers)}" if NUMBERED.match(name) else name
+                names[name] = next(free) if NUMBERED.match(name) else name
     for graph in graphs_of(proto.graph):
         _rename(graph, names)
         order = {name: at for at, name in enumerate(names.values())}

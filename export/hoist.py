@@ -140,10 +140,14 @@ class _Scan:
 
     def _broadcasts(self, names: Iterable[str]) -> bool:
         """Whether each is computed outside, or a constant that is the same for every row."""
-        return all(
-            name in self.outside
-            or (name in self.constants and all(n == 1 for n in self.constants[name].dims[:-1]))
-            for name in names
+        return all(name in self.outside or self._is_a_row(name) for name in names)
+
+    def _is_a_row(self, name: str) -> bool:
+        constant = self.constants.get(name)
+        return (
+            constant is not None
+            and len(constant.dims) <= MATRIX
+            and all(n == 1 for n in constant.dims[:-1])
         )
 
     def _connect(self) -> None:

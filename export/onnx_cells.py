@@ -63,8 +63,8 @@ def scanned(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
 
     def body(carried: State, x_t: Tensor) -> tuple[State, Tensor]:
         y, after = cell.step(x_t, carried)
-        # A Scan may not give one tensor twice, nor one that it was given.
-        return tuple(value.clone() for value in after), y.clone()
+        # A Scan may not give one tensor twice, nor one that it was given, nor in another layout.
+        return tuple(_copied(value) for value in after), _copied(y)
 
     after, y = scan(body, state, x, dim=0)
     return y, after
@@ -150,6 +150,10 @@ def _lstm(
         version=OPSET,
     )
     return y.squeeze(1), (h_n.squeeze(0), c_n.squeeze(0))
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.clone(memory_format=torch.contiguous_format)
 
 
 def _blocks(hidden: int, order: tuple[int, ...]) -> Tensor:

@@ -1,20 +1,22 @@
-"""A trained detector to one ONNX file that carries its contract: trace, describe, verify, write.
+"""A detector to one ONNX file that carries its contract: trace, describe, verify, write.
 
-Requires a checkpoint of `train`. Ensures that the file, once it exists, loads on a gateway and
-keeps every promise of its contract; otherwise there is no file.
+Requires a checkpoint of `train`, or (`export.module`) a module that has been found closed. Ensures
+that the file, once it exists, loads on a gateway and keeps every promise of its contract; otherwise
+there is no file.
 """
 
+import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, NamedTuple, final
 
-import numpy as np
 import onnx
 import torch
-from onnxscript import ir, opset18
 from onnxscript.optimizer import optimize
 from torch import Tensor, nn
 
@@ -32,10 +34,12 @@ from edge_runtime.contract import (
 )
 from edge_runtime.errors import ExportError, ModelError
 from edge_runtime.files import replacing
-from edge_runtime.session import session_from_bytes
+from edge_runtime.session import Session, session_from_bytes
 from export.canonical import make_canonical
 from export.hoist import hoist
+from export.model import Model, Samples
 from export.onnx_cells import OPSET, in_onnx
+from export.sums import EXACT, Table
 from export.verify import (
     Evidence,
     check_finite,
@@ -43,7 +47,7 @@ from export.verify import (
     plausible_samples,
     verify,
 )
-from train.detector import Checkpoint, Detector
+from train.detector import Checkpoint
 
 IR_VERSION = 10
 GOLDEN_STEPS, GOLDEN_STREAMS = 24, 3
@@ -91,32 +95,62 @@ def export_checkpoint(
     on_step("tracing")
     proto = trace(detector)
     check_operators(proto, detector)
+    return write_verified(
+        with_contract(proto, contract), lambda it: verify(it, detector, on_step), path, on_step
+    )
+
+
+def with_contract(proto: onnx.ModelProto, contract: Contract) -> bytes:
+    """The model file: a graph with its contract inside."""
     onnx.helper.set_model_props(proto, {CONTRACT_KEY: encode_contract(contract)})
-    content = proto.SerializeToString()
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def write_verified(
+    content: bytes,
+    verified: Callable[[Session], Evidence],
+    path: Path,
+    on_step: Callable[[str], None],
+) -> Exported:
+    """Loads a model as a gateway would, verifies it, and only then lets it exist.
+
+    Args:
+        content: The model file.
+        verified: Tests what was loaded, and raises `ExportError` if a promise does not hold.
+        path: Where the model goes.
+        on_step: Told what is being done.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ExportError: If the file would not keep its promise; then nothing was written.
+    """
     try:
         session = session_from_bytes(content)
     except ModelError as error:
         raise ExportError(f"the exported model: {error}") from error
-    evidence = verify(session, detector, on_step)
+    evidence = verified(session)
     on_step(f"writing {path}")
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
-    return Exported(path, contract, evidence, len(content))
+    return Exported(path, session.contract, evidence, len(content))
 
 
 @final
 class _Flat(nn.Module):
-    """The detector with its state as separate arguments and results, as ONNX wants it."""
+    """A model with its state as separate arguments and results, as ONNX wants it."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.detector = detector
+        self.detector = model
 
     def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """``x [time, stream, feature]`` and the carried tensors in `Detector.state_names`."""
+        """``x [time, stream, feature]`` and the carried tensors in `Model.state_names`."""
         names = self.detector.state_names
         score, contribution, after = self.detector(
             x, dict(zip(names, state, strict=True)), unroll=in_onnx
@@ -125,11 +159,60 @@ class _Flat(nn.Module):
         return *said, *(after[name] for name in names)
 
 
-def trace(detector: Detector) -> onnx.ModelProto:
-    """Turns the detector into a graph with dynamic time and stream.
+class Example(NamedTuple):
+    """A model with arguments to trace it with.
+
+    Attributes:
+        flat: The model as ONNX wants it.
+        arguments: ``x`` and the carried tensors.
+        dynamic: Which axes may have any length.
+        outputs: Names of the results.
+    """
+
+    flat: nn.Module
+    arguments: tuple[Tensor, ...]
+    dynamic: tuple[dict[int, Any], tuple[dict[int, Any], ...]]
+    outputs: tuple[str, ...]
+
+
+def example_of(model: Model, *, one_stream: bool = False) -> Example:
+    """What a model is traced with; nothing of it stays in the graph.
 
     Args:
-        detector: In evaluation mode.
+        model: In evaluation mode.
+        one_stream: Whether the graph shall take one stream and no more.
+    """
+    # Every tensor its own, and 3 streams: the exporter merges inputs that are one object, and
+    # takes an axis of length 1 for a constant.
+    streams, steps = 1 if one_stream else 3, 5
+    x = torch.zeros(steps, streams, len(model.features))
+    state = {
+        name: value.clone(memory_format=torch.contiguous_format)
+        for name, value in model.initial_state(streams).items()
+    }
+    with torch.no_grad():
+        _, contribution, _ = model(x, state)
+    says = ["score"] if contribution is None else ["score", "contribution"]
+    time, stream = torch.export.Dim(TIME, min=1), torch.export.Dim(STREAM, min=1)
+    many = {} if one_stream else {1: stream}
+    carried = tuple(
+        {} if one_stream else {model.stream_axes[name]: stream} for name in model.state_names
+    )
+    return Example(
+        _Flat(model),
+        (x, *(state[name] for name in model.state_names)),
+        ({0: time, **many}, carried),
+        (*says, *(name + NEXT for name in model.state_names)),
+    )
+
+
+def trace(model: Model, *, one_stream: bool = False, sums: Table = EXACT) -> onnx.ModelProto:
+    """Turns a model into a graph with dynamic time and stream.
+
+    Args:
+        model: In evaluation mode.
+        one_stream: Whether the graph shall take one stream and no more.
+        sums: How sums are written.
 
     Returns:
         The graph without a contract.
@@ -137,14 +220,9 @@ def trace(detector: Detector) -> onnx.ModelProto:
     Raises:
         ExportError: If PyTorch cannot express it.
     """
-    # Every tensor its own, and 3 streams: the exporter merges inputs that are one object, and
-    # takes an axis of length 1 for a constant.
-    streams, steps = 3, 5
-    x = torch.zeros(steps, streams, len(detector.features))
-    state = tuple(value.clone() for value in detector.initial_state(streams).values())
-    with warnings.catch_warnings(), _quiet(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own, about its own parts
-        proto = _translate(detector, x, state)
+    example = example_of(model, one_stream=one_stream)
+    with undisturbed():
+        proto = _translate(example, model.state_names, sums)
     hoist(proto)
     make_canonical(proto)
     proto.ir_version = IR_VERSION
@@ -153,22 +231,18 @@ def trace(detector: Detector) -> onnx.ModelProto:
     return proto
 
 
-def _translate(detector: Detector, x: Tensor, state: tuple[Tensor, ...]) -> onnx.ModelProto:
-    names = list(detector.state_names)
-    says = ["score"] if detector.target is not None else ["score", "contribution"]
-    stream = torch.export.Dim(STREAM, min=1)
-    axes = tuple({detector.stream_axes[name]: stream} for name in names)
+def _translate(example: Example, names: Sequence[str], sums: Table) -> onnx.ModelProto:
     try:
         program = torch.onnx.export(
-            _Flat(detector),
-            (x, *state),
+            example.flat,
+            example.arguments,
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
             input_names=["x", *names],
-            output_names=[*says, *(name + NEXT for name in names)],
-            dynamic_shapes=({0: torch.export.Dim(TIME, min=1), 1: stream}, axes),
-            custom_translation_table={torch.ops.aten.sum.dim_IntList: _sum},
+            output_names=example.outputs,
+            dynamic_shapes=example.dynamic,
+            custom_translation_table=sums,
         )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"PyTorch cannot write the detector as ONNX: {_root(error)}") from error
@@ -181,29 +255,13 @@ def _translate(detector: Detector, x: Tensor, state: tuple[Tensor, ...]) -> onnx
     return proto
 
 
-def _sum(x: ir.Value, dim: Sequence[int], keepdim: bool = False) -> ir.Value:
-    """A sum over the features as a product with ones; the exporter calls it for every ``sum``.
-
-    The rounding of onnxruntime's ``ReduceSum`` depends on a stream's place in the batch, unless the
-    features are four at most or a multiple of four. That of its ``MatMul`` does not
-    (docs/decisions.md).
-    """
-    shape = list(x.shape or ())
-    if [axis % len(shape) for axis in dim] != [len(shape) - 1]:
-        raise ExportError(f"only a sum over the last axis is known to be exact, got axes {dim}")
-    op: Any = opset18  # its annotations are those of scripts, not of traces
-    features = cast(int, shape[-1])
-    ones = onnx.numpy_helper.from_array(np.ones((features, 1), np.float32))
-    total: ir.Value = op.MatMul(x, op.Constant(value=ones))
-    return total if keepdim else op.Squeeze(total, op.Constant(value_ints=[-1]))
-
-
-def describe(detector: Detector, meta: dict[str, Any]) -> Contract:
-    """Writes the contract of a detector.
+def describe(model: Model, meta: dict[str, Any], samples: Samples | None = None) -> Contract:
+    """Writes the contract of a model.
 
     Args:
-        detector: Trained and calibrated.
+        model: Trained and calibrated.
         meta: From its checkpoint.
+        samples: What the golden vectors are made of; None: `plausible_samples`.
 
     Returns:
         The contract, with golden vectors computed by PyTorch.
@@ -212,36 +270,39 @@ def describe(detector: Detector, meta: dict[str, Any]) -> Contract:
         ExportError: If the meta data are not complete or contradict themselves.
     """
     try:
-        return _contract(detector, meta)
+        return _contract(model, meta, samples or partial(plausible_samples, model))
     except KeyError as error:
         raise ExportError(f"the checkpoint says nothing about {error}") from error
     except ValueError as error:
         raise ExportError(f"the checkpoint makes no contract: {error}") from error
 
 
-def _contract(detector: Detector, meta: dict[str, Any]) -> Contract:
-    state = detector.initial_state(1)
+def _contract(model: Model, meta: dict[str, Any], samples: Samples) -> Contract:
+    state = model.initial_state(1)
+    golden = _golden(model, samples)
     sensors = meta.get("features", {})
     return Contract(
         schema=CONTRACT_SCHEMA,
-        features=tuple(_feature(name, sensors.get(name, {})) for name in detector.features),
+        features=tuple(_feature(name, sensors.get(name, {})) for name in model.features),
         states=tuple(
             State(
                 input=name,
                 output=name + NEXT,
                 shape=_with_stream(state[name].shape, axis),
                 dtype=str(state[name].dtype).removeprefix("torch."),
+                initial=float(state[name].flatten()[0]),
             )
-            for name, axis in detector.stream_axes.items()
+            for name, axis in model.stream_axes.items()
         ),
         sample_period_ms=meta["sample_period_ms"],
         max_gap_ms=meta["max_gap_ms"],
         warm_up_steps=meta["warm_up_steps"],
-        look_ahead=detector.look_ahead,
-        contribution=None if detector.target else "contribution",
+        look_ahead=model.look_ahead,
+        contribution=None if golden.contribution is None else "contribution",
+        one_stream=meta.get("one_stream", False),
         calibration=_calibration(meta["calibration"]),
         training=meta["training"],
-        golden=_golden(detector),
+        golden=golden,
     )
 
 
@@ -265,12 +326,10 @@ def _calibration(found: dict[str, Any] | None) -> Calibration | None:
     )
 
 
-def _golden(detector: Detector) -> Golden:
-    x = plausible_samples(detector, GOLDEN_STEPS, GOLDEN_STREAMS, seed=20)
+def _golden(model: Model, samples: Samples) -> Golden:
+    x = samples(GOLDEN_STEPS + model.look_ahead, GOLDEN_STREAMS, 20)
     with torch.no_grad():
-        score, contribution, _ = detector(
-            torch.from_numpy(x), detector.initial_state(GOLDEN_STREAMS)
-        )
+        score, contribution, _ = model(torch.from_numpy(x), model.initial_state(GOLDEN_STREAMS))
     if not torch.isfinite(score).all():
         raise ExportError("the detector's scores are not finite: is a scale or the limit zero?")
     shares = None if contribution is None else contribution.tolist()
@@ -284,13 +343,25 @@ def _root(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-class _quiet:  # noqa: N801 - reads as a statement
-    """Keeps the exporter's log from telling which unrelated packages are not installed."""
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """For tracing: nothing is said, no gradient kept, nothing known of what was traced before.
 
-    def __enter__(self) -> None:
-        self._log = logging.getLogger("torch.onnx")
-        self._level = self._log.level
-        self._log.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self._log.setLevel(self._level)
+    PyTorch remembers the lengths that it has met, and freezes an axis that always had the same. It
+    prints whole graphs where it fails, and logs which unrelated packages are not installed.
+    """
+    log, nowhere = logging.getLogger("torch.onnx"), io.StringIO()
+    level = log.level
+    torch.compiler.reset()
+    try:
+        with (
+            redirect_stderr(nowhere),
+            redirect_stdout(nowhere),
+            warnings.catch_warnings(),
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("ignore")  # the exporter's own, about its own parts
+            log.setLevel(logging.ERROR)
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,21 +1,29 @@
 """The exported file against PyTorch and against itself, before it may exist."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from edge_runtime.errors import ExportError
-from edge_runtime.session import Float32, Outputs, Session, State
+from edge_runtime.session import Outputs, Session, State
 from export.canonical import graphs_of
+from export.model import Float32, Model, Samples, Sensors
 from export.onnx_cells import expressed
 from train.detector import Detector
 
 STEPS, STREAMS = 512, 7
 TOLERANCE = 1e-5
+# Where a network amplifies roundings, the file may be so many times as far from the exact result as
+# PyTorch itself is, and never further than this part of its scale.
+AS_FAR, AMPLIFIED = 4.0, 1e-3
 BATCHES = (1, 2, 7)
 LENGTHS = (1, 2, 37)
 WIDE = 64  # streams of one more batch: kernels change their way of working with the size
@@ -47,13 +55,19 @@ class Evidence:
     exact_runs: int
 
 
-def verify(session: Session, detector: Detector, on_step: Callable[[str], None]) -> Evidence:
+def verify(
+    session: Session,
+    model: Model,
+    on_step: Callable[[str], None],
+    samples: Samples | None = None,
+) -> Evidence:
     """Tests the exported model.
 
     Args:
         session: The model as a gateway would load it.
-        detector: What it was exported from.
+        model: What it was exported from.
         on_step: Told what is being done.
+        samples: What it is tested with; None: `plausible_samples`.
 
     Returns:
         The evidence.
@@ -61,39 +75,76 @@ def verify(session: Session, detector: Detector, on_step: Callable[[str], None])
     Raises:
         ExportError: If a promise does not hold; says which.
     """
-    x = plausible_samples(detector, STEPS, WIDE, seed=1)
+    x = (samples or partial(plausible_samples, model))(STEPS, WIDE, 1)
     on_step(f"comparing with PyTorch over {STEPS} steps of {STREAMS} streams")
-    score_error = compare_with_torch(session, detector, x[:, :STREAMS])
+    score_error = compare_with_torch(session, model, x[:, :STREAMS])
     on_step("comparing with itself, split and batched in every way")
     return Evidence(STEPS, STREAMS, score_error, compare_with_itself(session, x))
 
 
-def compare_with_torch(session: Session, detector: Detector, x: Float32) -> float:
+def compare_with_torch(session: Session, model: Model, x: Float32) -> float:
     """Scores, contributions and states against PyTorch's.
+
+    A network that adds up, or one that is on the edge of chaos, makes more of a rounding with every
+    step. Two float32 programs then differ by more than `TOLERANCE` though neither is wrong. So
+    where they do, both are held against PyTorch in double precision, and the file may not be much
+    further from that than PyTorch is.
 
     Args:
         session: The exported model.
-        detector: The original.
+        model: The original.
         x: Samples ``[time, stream, feature]``.
 
     Returns:
         The largest difference of a score, relative to the largest score.
 
     Raises:
-        ExportError: If it exceeds `TOLERANCE`, or a contribution or a state does by its own scale.
+        ExportError: If it is too large, or that of a contribution or a state by its own scale.
     """
-    streams = x.shape[1]
+    outputs, state = session.run(x, session.contract.initial_state(x.shape[1]))
+    got: dict[str, NDArray[Any]] = {"score": outputs.score}
+    if outputs.contribution is not None:
+        got["contribution"] = outputs.contribution
+    got |= {f"state {name}": value for name, value in state.items()}
+    wanted = in_torch(model, torch.from_numpy(x))
+    if set(got) != set(wanted):
+        one = ", ".join(sorted(set(got) ^ set(wanted)))
+        raise ExportError(f"only one of PyTorch and the exported model gives a {one}")
+    errors = {what: _relative(what, got[what], wanted[what]) for what in wanted}
+    worse = [what for what, error in errors.items() if not error <= TOLERANCE]
+    exact = _in_double(model, x) if worse else {}
+    for what in worse:
+        allowed = TOLERANCE
+        if exact:
+            own = _relative(what, wanted[what], exact[what])
+            errors[what] = _relative(what, got[what], exact[what])
+            allowed = max(TOLERANCE, min(AS_FAR * own, AMPLIFIED))
+        if not errors[what] <= allowed:
+            raise ExportError(
+                f"{what}: differs from PyTorch by {errors[what]:.2g} of its scale, allowed is "
+                f"{allowed:.2g}"
+            )
+    return errors["score"]
+
+
+def in_torch(model: Model, x: Tensor) -> dict[str, NDArray[Any]]:
+    """What PyTorch makes of samples, from the initial state, by what it is."""
     with torch.no_grad():
-        score, contribution, after = detector(torch.from_numpy(x), detector.initial_state(streams))
-    outputs, state = session.run(x, session.contract.initial_state(streams))
-    if (outputs.contribution is None) != (contribution is None):
-        raise ExportError("only one of PyTorch and the exported model gives a contribution")
-    score_error = _relative("score", outputs.score, score.numpy())
-    if outputs.contribution is not None and contribution is not None:
-        _relative("contribution", outputs.contribution, contribution.numpy())
-    for name, value in after.items():
-        _relative(f"state {name}", state[name], value.numpy())
-    return score_error
+        score, contribution, after = model(x, model.initial_state(x.shape[1]))
+    said = (
+        {"score": score} if contribution is None else {"score": score, "contribution": contribution}
+    )
+    said |= {f"state {name}": value for name, value in after.items()}
+    return {what: value.numpy() for what, value in said.items()}
+
+
+def _in_double(model: Model, x: Float32) -> dict[str, NDArray[Any]]:
+    """The same in double precision; nothing for a module that cannot compute in it."""
+    exact: Any = deepcopy(model)
+    try:
+        return in_torch(exact.double(), torch.from_numpy(x).double())
+    except RuntimeError:  # it makes float32 tensors of its own
+        return {}
 
 
 def compare_with_itself(session: Session, x: Float32) -> int:
@@ -160,11 +211,11 @@ def check_operators(proto: onnx.ModelProto, detector: Detector) -> None:
         raise ExportError(f"the graph has unexpected operators: {', '.join(unknown + foreign)}")
 
 
-def plausible_samples(detector: Detector, steps: int, streams: int, seed: int) -> Float32:
-    """Made-up samples around a detector's operating point: slow waves, noise, a few outliers.
+def plausible_samples(sensors: Sensors, steps: int, streams: int, seed: int) -> Float32:
+    """Made-up samples around an operating point: slow waves, noise, a few outliers.
 
     Args:
-        detector: Says where the sensors usually are.
+        sensors: Say where they usually are; a model does.
         steps: Length of the time axis.
         streams: Length of the stream axis.
         seed: The same seed gives the same samples.
@@ -173,12 +224,12 @@ def plausible_samples(detector: Detector, steps: int, streams: int, seed: int) -
         float32 ``[time, stream, feature]`` in engineering units.
     """
     rng = np.random.default_rng(seed)
-    shape = (steps, streams, len(detector.features))
+    shape = (steps, streams, len(sensors.features))
     phase = rng.uniform(0, 2 * np.pi, shape[1:])
     wave = np.sin(np.arange(steps)[:, None, None] * rng.uniform(0.02, 0.4, shape[1:]) + phase)
     outliers = rng.normal(0, 8, shape) * (rng.random(shape[:2]) < 0.02)[..., None]  # noqa: PLR2004
     xn = wave + rng.normal(0, 0.4, shape) + outliers
-    samples = xn * detector.scale.numpy() + detector.mean.numpy()
+    samples = xn * sensors.scale.numpy() + sensors.mean.numpy()
     return np.asarray(samples, np.float32)
 
 
@@ -194,16 +245,11 @@ def _chunked(session: Session, x: Float32, length: int) -> tuple[Outputs, State]
     return Outputs(np.concatenate(scores), contribution), state
 
 
-def _relative(what: str, got: Float32, wanted: Float32) -> float:
+def _relative(what: str, got: NDArray[Any], wanted: NDArray[Any]) -> float:
     if got.shape != wanted.shape:
         raise ExportError(f"{what}: PyTorch gives {list(wanted.shape)}, ONNX {list(got.shape)}")
     scale = max(float(np.abs(wanted).max(initial=0.0)), float(np.finfo(np.float32).tiny))
-    error = float(np.abs(got.astype(np.float64) - wanted).max(initial=0.0)) / scale
-    if not error <= TOLERANCE:
-        raise ExportError(
-            f"{what}: differs from PyTorch by {error:.2g} of its scale, allowed is {TOLERANCE:g}"
-        )
-    return error
+    return float(np.abs(got.astype(np.float64) - wanted).max(initial=0.0)) / scale
 
 
 def _equal_outputs(

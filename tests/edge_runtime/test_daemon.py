@@ -18,6 +18,7 @@ from edge_runtime.pipeline import Block
 from edge_runtime.session import load_model
 from edge_runtime.store import Publication
 from handmade_models import Layout, layout_model, look_ahead_model, one_step_graph
+from own_module import own_model
 from plant import (
     PATIENCE_S,
     REJECTED,
@@ -54,6 +55,27 @@ def test_live_scores_are_those_of_the_replay(plant: Plant, cell: str) -> None:
     assert plant.heard.repeated == 0
     by_time = sorted(plant.heard.flags, key=lambda flag: (flag["stream"], flag["ts"]))
     assert len(flags) > 20
+    assert by_time == sorted(flags, key=lambda flag: (flag["stream"], flag["ts"]))
+
+
+def test_live_scores_of_a_module_of_ones_own_are_those_of_the_replay(
+    tmp_path: Path, broker: Broker
+) -> None:
+    """A GRU written by hand, exported with `andon export --module`."""
+    sensors = ("current_a", "pressure_bar", "vibration_mm_s")
+    plant = Plant(tmp_path, broker, sensors)
+    readings = readings_of(streams=7, steps=120)
+    plant.configure(own_model())
+    with plant.listener() as listener, plant.daemon():
+        await_status(listener, b"online")
+        plant.send(readings)
+        plant.publish([THE_END])
+        plant.hear(listener, scores=len(readings), rejected=1)
+    scores, flags = plant.replay(own_model(), readings)
+    assert len(scores) == len(readings)
+    assert plant.heard.scores == scores
+    assert len({line["score"] for line in scores.values()}) > 800
+    by_time = sorted(plant.heard.flags, key=lambda flag: (flag["stream"], flag["ts"]))
     assert by_time == sorted(flags, key=lambda flag: (flag["stream"], flag["ts"]))
 
 

@@ -20,6 +20,7 @@ from edge_runtime.contract import (
 from edge_runtime.errors import ExportError
 from edge_runtime.session import Float32, Session, load_model, session_from_bytes
 from export.canonical import graphs_of
+from export.to_onnx import describe, trace, with_contract
 from export.verify import (
     TOLERANCE,
     WIDE,
@@ -27,10 +28,13 @@ from export.verify import (
     check_operators,
     compare_with_itself,
     compare_with_torch,
+    in_torch,
     plausible_samples,
     verify,
 )
-from sample_models import sample_detector, sample_model
+from sample_models import sample_detector, sample_meta, sample_model
+from train.config import ModelConfig
+from train.detector import Detector
 
 FEATURES = 2
 GOLDEN_STEPS, GOLDEN_STREAMS = 4, 3
@@ -244,3 +248,41 @@ def test_made_up_samples_are_repeatable_and_lie_where_the_sensors_are() -> None:
     assert abs(np.median(x) - float(detector.mean[0])) < 0.5
     assert 0.5 < np.percentile(np.abs(x - 2.0), 68) / float(detector.scale[0]) < 1.5
     assert np.abs(x - 2.0).max() > 5 * float(detector.scale[0])  # with outliers
+
+
+# --- Networks that make more of a rounding with every step ---------------------------------------
+
+
+def exported(detector: Detector) -> Session:
+    contract = describe(detector, sample_meta())
+    return session_from_bytes(with_contract(trace(detector), contract))
+
+
+def restless() -> Detector:
+    """Jordan's loop with a gain above one: what differs by a bit differs by more at each step."""
+    torch.manual_seed(0)
+    detector = Detector(("a", "b"), ModelConfig(cell="jordan", hidden=16)).eval()
+    with torch.no_grad():
+        for name in ("U", "V"):
+            detector.layers.forth.cells[0].get_parameter(name).mul_(1.5)
+    return detector
+
+
+def test_roundings_that_grow_are_held_against_the_exact_result() -> None:
+    detector = restless()
+    session, x = exported(detector), plausible_samples(detector, 128, 7, seed=1)
+    _, state = session.run(x, session.contract.initial_state(7))
+    apart = np.abs(state["y"] - in_torch(detector, torch.from_numpy(x))["state y"]).max()
+    assert apart > 10 * TOLERANCE  # or this would show nothing
+    compare_with_torch(session, detector, x)
+    with torch.no_grad():
+        detector.layers.forth.cells[0].get_parameter("c").add_(1e-4)
+    with pytest.raises(ExportError, match=r"differs from PyTorch by .*, allowed is 0.00"):
+        compare_with_torch(session, detector, x)
+
+
+def test_where_roundings_are_all_that_is_left_nothing_can_be_verified() -> None:
+    detector = restless()
+    x = plausible_samples(detector, 512, 7, seed=1)
+    with pytest.raises(ExportError, match=r"differs from PyTorch by .*, allowed is 0.001"):
+        compare_with_torch(exported(detector), detector, x)
