@@ -156,6 +156,8 @@ def _translate(detector: Detector, x: Tensor, state: tuple[Tensor, ...]) -> onnx
     says = ["score"] if detector.target is not None else ["score", "contribution"]
     stream = torch.export.Dim(STREAM, min=1)
     axes = tuple({detector.stream_axes[name]: stream} for name in names)
+    # Where nothing is carried, PyTorch wants no empty tuple for what follows x.
+    carried = (axes,) if axes else ()
     try:
         program = torch.onnx.export(
             _Flat(detector),
@@ -165,7 +167,7 @@ def _translate(detector: Detector, x: Tensor, state: tuple[Tensor, ...]) -> onnx
             opset_version=OPSET,
             input_names=["x", *names],
             output_names=[*says, *(name + NEXT for name in names)],
-            dynamic_shapes=({0: torch.export.Dim(TIME, min=1), 1: stream}, axes),
+            dynamic_shapes=({0: torch.export.Dim(TIME, min=1), 1: stream}, *carried),
             custom_translation_table={torch.ops.aten.sum.dim_IntList: _sum},
         )
     except torch.onnx.OnnxExporterError as error:

@@ -167,4 +167,5 @@ class Classify(Head):
 
     def answer(self, prediction: Tensor) -> Tensor:
         """The most probable value, the lowest of equals, ``[time, stream]``."""
-        return self.values[prediction.argmax(dim=2)]
+        best = prediction.argmax(dim=2)  # [time, stream]
+        return F.embedding(best, self.values.unsqueeze(1)).squeeze(2)

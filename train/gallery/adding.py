@@ -142,7 +142,7 @@ def learn(task: Task, on_steps: Callable[[int], Any]) -> Curve:
 
     Args:
         task: What to learn.
-        on_steps: Told the number of steps since it was told last.
+        on_steps: Told of steps done, with how many.
 
     Returns:
         The error before the first step, and at `MEASUREMENTS` moments after it.
@@ -160,13 +160,13 @@ def learn(task: Task, on_steps: Callable[[int], Any]) -> Curve:
         loss.backward()  # type: ignore[no-untyped-call] # PyTorch has no annotation here
         norm = clip(detector.parameters(), held)
         if not np.isfinite([loss.item(), norm]).all():
-            on_steps(task.steps - steps[-1])
+            on_steps(task.steps - step + 1)
             break
         optimiser.step()
+        on_steps(1)
         if step % every == 0:
             steps.append(step)
             found.append(error(detector, test))
-            on_steps(every)
     return Curve(
         cell=task.cell,
         length=task.length,
