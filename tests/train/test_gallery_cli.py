@@ -3,6 +3,7 @@
 import html
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import signal
@@ -253,7 +254,7 @@ def test_ctrl_c_ends_the_workers_too(tmp_path: Path) -> None:
     ) as process:
         assert process.stderr is not None
         assert "training adding" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
         said = process.stderr.read()  # ends when the last worker has closed it
     assert process.returncode == 130, said
     assert "the same command goes on" in said

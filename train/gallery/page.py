@@ -189,7 +189,7 @@ th, td {{ padding: 0.25rem 0.7rem; text-align: left; border-bottom: 1px solid va
 <body>
 <h1>What a memory is for</h1>
 <p>Four small examples of recurrent networks, computed and trained by this installation of Andon.
-Every number on this page was measured in the run that wrote it.</p>
+What is said of them was measured, in the run that made the pictures.</p>
 {sections}
 </body>
 </html>

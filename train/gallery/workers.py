@@ -2,9 +2,10 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
@@ -51,8 +52,9 @@ def learn_all(
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     lines = _Lines(context.Queue(), context.Event())
     with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(lines,)) as pool:
-        waiting = {pool.submit(_work, task) for task in tasks}
         try:
+            with _ctrl_c_waits():
+                waiting = {pool.submit(_work, task) for task in tasks}
             while waiting:
                 done, waiting = wait(waiting, LOOK_S, FIRST_COMPLETED)
                 while not lines.told.empty():
@@ -65,18 +67,36 @@ def learn_all(
             ) from error
         finally:
             lines.stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C comes through at the end; processes that begin in here never hear of it.
+
+    They inherit the mask. It does not hold the signal back from this process, which may have
+    threads of its libraries that do not know of it, so the handler waits too.
+    """
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            raise KeyboardInterrupt
 
 
 _lines: _Lines
 
 
 def _begin(lines: _Lines) -> None:
-    """In each worker: one thread, and Ctrl-C is left to the one who asked."""
+    """In each worker, before its first task."""
     global _lines  # a worker has no other place to keep it
     _lines = lines
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _work(task: Task) -> Curve:
