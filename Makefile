@@ -4,7 +4,7 @@
 PYTHON ?= python3 python3.13 python3.12 python3.11
 # A package index to read besides the usual one, such as that of torch's CPU build.
 TORCH_INDEX ?=
-# Further arguments for what `test`, `demo` and `bench` start.
+# Further arguments for what `test`, `demo`, `bench` and `gallery` start.
 ARGS =
 
 # What `make lock` pins; the other versions are the newest that fit pyproject.toml.
@@ -70,6 +70,10 @@ bench: venv tools ## measure the daemon beside a subscriber that only counts
 cells: venv ## measure what each cell costs, and write it into docs/cells.md
 	@$(bin)/python benchmarks/cells.py -o benchmarks/results/cells.json --document docs/cells.md $(ARGS)
 
+.PHONY: gallery
+gallery: venv ## train and draw the teaching examples into gallery-out
+	@$(bin)/andon gallery -o gallery-out --steps 4000 $(ARGS)
+
 .PHONY: venv
 venv: $(stamp) ## make .venv and install requirements.lock into it
 
@@ -87,12 +91,12 @@ $(stamp): requirements.lock pyproject.toml
 	@$(bin)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The tests' broker, and what makes its certificates. Debian's mosquitto may start a service of its
-# own, on loopback; the tests use ports of their own.
+# The tests' broker, what makes its certificates, and what looks at the gallery's page. Debian's
+# mosquitto may start a service of its own, on loopback; the tests use ports of their own.
 .PHONY: tools
 tools:
 	@missing=; \
-	for tool in mosquitto openssl; do \
+	for tool in mosquitto openssl chromium; do \
 	  PATH="$$PATH:/usr/sbin" command -v "$$tool" >/dev/null || missing="$$missing $$tool"; \
 	done; \
 	if [ -n "$$missing" ]; then $(call apt-install,$${missing# }); fi
@@ -116,5 +120,5 @@ lock: ## write requirements.lock anew from pyproject.toml
 
 .PHONY: clean
 clean: ## remove .venv and everything else that is made
-	rm -rf .venv build dist demo-out *.egg-info .*_cache .hypothesis
+	rm -rf .venv build dist demo-out gallery-out *.egg-info .*_cache .hypothesis
 	find train export edge_runtime tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -2,4 +2,6 @@
 
 from edge_runtime.cli import main
 
-main()
+# Processes that are spawned import this module under another name.
+if __name__ == "__main__":
+    main()

@@ -25,8 +25,9 @@ LAZY = {
     "run": Lazy("edge_runtime.run_cli:run", "The daemon: samples in, flags out, over MQTT."),
     "simulate": Lazy("edge_runtime.simulate:simulate", "A pump loop with faults on request."),
     "demo": Lazy("edge_runtime.demo:demo", "All of it on one computer, in three minutes."),
+    "gallery": Lazy("train.gallery.cli:gallery", "Teaching examples: what a memory is for."),
 }
-EXTRAS = {"train": "train", "export": "train", "adopt": "train"}
+EXTRAS = dict.fromkeys(("train", "export", "adopt", "gallery"), "train")
 
 
 class Andon(click.Group):

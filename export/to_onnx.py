@@ -171,7 +171,7 @@ class Example(NamedTuple):
 
     flat: nn.Module
     arguments: tuple[Tensor, ...]
-    dynamic: tuple[dict[int, Any], tuple[dict[int, Any], ...]]
+    dynamic: tuple[dict[int, Any] | tuple[dict[int, Any], ...], ...]
     outputs: tuple[str, ...]
 
 
@@ -201,7 +201,8 @@ def example_of(model: Model, *, one_stream: bool = False) -> Example:
     return Example(
         _Flat(model),
         (x, *(state[name] for name in model.state_names)),
-        ({0: time, **many}, carried),
+        # Where nothing is carried, PyTorch wants no empty tuple for what follows x.
+        ({0: time, **many}, *([carried] if carried else [])),
         (*says, *(name + NEXT for name in model.state_names)),
     )
 

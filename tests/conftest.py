@@ -155,6 +155,19 @@ def mosquitto() -> str:
     return program
 
 
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a browser; without it the test is skipped, or fails where CI is set."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        message = "chromium is not installed (apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return program
+
+
 MakeBroker = Callable[..., Broker]
 
 

@@ -226,10 +226,23 @@ def test_make_alone_lists_every_target(clone: Path) -> None:
     done = _make(clone)
     assert done.returncode == 0
     listed = re.findall(r"^ +make (\w+) ", done.stdout, re.MULTILINE)
-    assert listed == ["help", "demo", "test", "check", "bench", "venv", "lock", "clean"]
+    assert listed == [
+        "help",
+        "demo",
+        "test",
+        "check",
+        "bench",
+        "cells",
+        "gallery",
+        "venv",
+        "lock",
+        "clean",
+    ]
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "venv", "lock", "clean"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "check", "bench", "cells", "gallery", "venv", "lock", "clean"]
+)
 def test_each_target_can_be_looked_at_first(target: str, clone: Path) -> None:
     done = _make(clone, "-n", target)
     assert (done.returncode, done.stderr) == (0, "")

@@ -71,7 +71,7 @@ def test_a_gateway_inspects_replays_and_checks(tmp_path: Path) -> None:
     assert "nothing.toml" in checked.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "export", "adopt"])
+@pytest.mark.parametrize("name", ["train", "export", "adopt", "gallery"])
 def test_a_gateway_is_told_what_training_needs(tmp_path: Path, name: str) -> None:
     result = run_on_gateway(tmp_path, name, "x", "-o", "y")
     assert result.returncode == 1

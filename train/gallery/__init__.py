@@ -1,0 +1,1 @@
+"""Teaching examples, trained and drawn: `andon gallery`."""
