@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from edge_runtime.contract import STATE_DTYPES
 from edge_runtime.errors import ExportError
+from export.describe import NEXT
 from export.stepwise import State, stateful, stream_axes
-from export.to_onnx import NEXT
 from export.user_code import call
 
 RESERVED = ("x", "score", "contribution")

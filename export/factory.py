@@ -2,22 +2,19 @@
 
 import difflib
 import importlib
-import io
-import pickle
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from edge_runtime.errors import ExportError
 from export.user_code import call, described
+from train.saved import plain_data
 
 _PLACE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _WRAPPED_AS = ("state_dict", "model", "model_state_dict")
@@ -131,20 +128,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ExportError(f"{path}: cannot read the weights: {error.strerror}") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles, which are refused anyway
-            saved = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
-        # What PyTorch says here is to load it with pickle; that advice must not reach anyone.
+        saved = plain_data(written)
+    except ValueError as error:
         raise ExportError(
             f"{path}: holds more than plain tensors, or is damaged: wanted what "
             "torch.save(module.state_dict(), FILE) writes"

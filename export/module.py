@@ -18,13 +18,13 @@ from edge_runtime.inference import open_inference
 from edge_runtime.session import Session
 from export.canonical import graphs_of
 from export.closed import ALONE, check_closed
+from export.describe import describe
 from export.factory import importable, load_weights, made_by
 from export.model import Float32, Samples
 from export.stepwise import Stepwise
 from export.sums import ANY
 from export.to_onnx import (
     Exported,
-    describe,
     example_of,
     trace,
     undisturbed,

@@ -23,7 +23,8 @@ from torch.func import functional_call
 from edge_runtime.contract import CONTRACT_KEY, encode_contract
 from edge_runtime.session import Float32, Outputs, Session, State, load_model
 from export.canonical import graphs_of
-from export.to_onnx import describe, trace
+from export.describe import describe
+from export.to_onnx import trace
 from sample_models import sample_detector, sample_meta, sample_model
 from train.cells import CELLS
 from train.config import ModelConfig

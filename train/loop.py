@@ -14,7 +14,7 @@ from edge_runtime.errors import TrainingError
 from train.config import TrainingConfig
 from train.detector import Detector
 from train.layers import State
-from train.saved import read_saved, write_saved
+from train.saved import changed, read_saved, write_saved
 from train.windows import Windows
 
 PROGRESS_SCHEMA = 2
@@ -248,15 +248,10 @@ def load_progress(path: Path, progress: Progress, settings: dict[str, Any]) -> N
         TrainingError: For a file that cannot be read, or one of another experiment.
     """
     content = read_saved(path, "training progress", PROGRESS_SCHEMA)
-    before = content["settings"]
-    changed = [
-        f"{key} was {before.get(key)}, is {settings.get(key)}"
-        for key in sorted(before.keys() | settings.keys())
-        if before.get(key) != settings.get(key)
-    ]
-    if changed:
+    others = changed(content["settings"], settings)
+    if others:
         raise TrainingError(
-            f"{path}: cannot go on with another experiment: {'; '.join(changed)}. "
+            f"{path}: cannot go on with another experiment: {others}. "
             "Use the same data and options, or --force to begin anew"
         )
     progress.detector.load_state_dict(content["weights"])

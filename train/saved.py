@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +46,8 @@ def read_saved(path: Path, kind: str, schema: int) -> dict[str, Any]:
     except OSError as error:
         raise TrainingError(f"{path}: cannot read the {kind}: {error.strerror}") from error
     try:
-        saved = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        LookupError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
-        # What PyTorch says here is to load it with pickle; that advice must not reach anyone.
+        saved = plain_data(written)
+    except ValueError as error:
         raise TrainingError(f"{path}: not a {kind} of andon, or a damaged one") from error
     if not isinstance(saved, dict) or saved.get("andon") != kind:
         raise TrainingError(f"{path}: wanted a {kind} of andon, got another PyTorch file")
@@ -64,3 +58,36 @@ def read_saved(path: Path, kind: str, schema: int) -> dict[str, Any]:
         )
     content: dict[str, Any] = saved["content"]
     return content
+
+
+def plain_data(written: bytes) -> Any:  # noqa: ANN401 - whatever it was
+    """What `torch.save` wrote, if it is tensors and plain data; no code in it is run.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles, which are refused anyway
+            return torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
+        # What PyTorch says here is to load it with pickle; that advice must not reach anyone.
+        raise ValueError("wanted tensors and plain data") from error
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which settings are others than they were: ``lr was 0.1, is 0.2; ...``, or empty."""
+    return "; ".join(
+        f"{key} was {before.get(key)}, is {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    )

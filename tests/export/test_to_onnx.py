@@ -14,8 +14,9 @@ from edge_runtime.contract import CONTRACT_KEY, Feature, State, encode_contract
 from edge_runtime.errors import ExportError
 from edge_runtime.session import Session, load_model, session_from_bytes
 from export import onnx_cells, to_onnx
+from export.describe import describe
 from export.onnx_cells import OPSET, Expressed, in_onnx
-from export.to_onnx import Exported, describe, export_checkpoint, trace
+from export.to_onnx import Exported, export_checkpoint, trace
 from export.verify import check_operators, plausible_samples
 from sample_models import sample_detector, sample_meta, sample_model
 from train.cell import Cell

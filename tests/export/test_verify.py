@@ -20,7 +20,8 @@ from edge_runtime.contract import (
 from edge_runtime.errors import ExportError
 from edge_runtime.session import Float32, Session, load_model, session_from_bytes
 from export.canonical import graphs_of
-from export.to_onnx import describe, trace, with_contract
+from export.describe import describe
+from export.to_onnx import trace, with_contract
 from export.verify import (
     TOLERANCE,
     WIDE,

@@ -8,6 +8,7 @@ import msgspec
 
 from edge_runtime.errors import TrainingError
 from edge_runtime.files import write_text
+from train.saved import changed
 
 SCHEMA = 1
 
@@ -52,14 +53,10 @@ def read_kept(path: Path, settings: dict[str, Any], kind: type[Result]) -> Resul
             f"{path}: wanted results of schema {SCHEMA}, got {schema!r}; use the andon that wrote "
             "them or another folder, or train anew with --force"
         )
-    changed = [
-        f"{key} was {before.get(key)}, is {settings.get(key)}"
-        for key in sorted(before.keys() | settings.keys())
-        if before.get(key) != settings.get(key)
-    ]
-    if changed:
+    others = changed(before, settings)
+    if others:
         raise TrainingError(
-            f"{path}: holds what was trained with other settings: {'; '.join(changed)}. Use the "
+            f"{path}: holds what was trained with other settings: {others}. Use the "
             "same or another folder, or train anew with --force"
         )
     try:
