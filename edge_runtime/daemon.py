@@ -17,8 +17,9 @@ from edge_runtime.errors import ConfigError, ModelError, PayloadError
 from edge_runtime.link import Link
 from edge_runtime.mqtt import Message, StopEvent
 from edge_runtime.payload import Decoder, encode_flag, encode_score
-from edge_runtime.pipeline import Block, Pipeline, Result, Settings
+from edge_runtime.pipeline import Pipeline, Settings
 from edge_runtime.refusals import Refusals
+from edge_runtime.results import Block, Result
 from edge_runtime.session import Session, load_model
 from edge_runtime.store import MemoryStore, Publication, Store
 from edge_runtime.topics import Template, TopicPattern

@@ -16,8 +16,8 @@ from edge_runtime.contract import Contract, Feature
 from edge_runtime.errors import AndonError
 from edge_runtime.files import replacing
 from edge_runtime.payload import NS_PER_MS, Flag
-from edge_runtime.pipeline import OK, WARMING_UP, Scored
 from edge_runtime.replay import Readings
+from edge_runtime.results import OK, WARMING_UP, Scored
 from edge_runtime.summary import Summary
 
 if TYPE_CHECKING:

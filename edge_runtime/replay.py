@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from edge_runtime.contract import Contract
 from edge_runtime.errors import RecordedFileError
 from edge_runtime.payload import FLOAT32_OVERFLOW
-from edge_runtime.pipeline import MAX_CALL_ROWS, Block, Pipeline, Rejected, Result
+from edge_runtime.pipeline import MAX_CALL_ROWS, Pipeline
 from edge_runtime.recorded import RecordedStream
+from edge_runtime.results import Block, Rejected, Result
 
 LARGEST_CHUNK = 4096
 

@@ -17,11 +17,12 @@ from edge_runtime.contract import Contract
 from edge_runtime.errors import ConfigError
 from edge_runtime.files import replacing
 from edge_runtime.payload import NS_PER_MS, encode_flag, encode_score
-from edge_runtime.pipeline import Pipeline, Result, Settings
+from edge_runtime.pipeline import Pipeline, Settings
 from edge_runtime.plot import plot_replay
 from edge_runtime.recorded import read_streams
 from edge_runtime.replay import Readings, readings_of
 from edge_runtime.replay import replay as replayed
+from edge_runtime.results import Result
 from edge_runtime.session import Session, load_model
 from edge_runtime.summary import Summary, Verdict, judge
 

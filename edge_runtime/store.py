@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from edge_runtime.pipeline import Block
+from edge_runtime.results import Block
 
 
 class Publication(NamedTuple):

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.payload import Flag
-from edge_runtime.pipeline import OK, STATUS, Result, Scored
 from edge_runtime.replay import Readings
+from edge_runtime.results import OK, STATUS, Result, Scored
 
 NS_PER_HOUR = 3_600_000_000_000
 

@@ -14,7 +14,7 @@ from edge_runtime.config import BrokerConfig, PipelineConfig
 from edge_runtime.daemon import Gateway, Route
 from edge_runtime.link import Publisher, Subscriber
 from edge_runtime.mqtt import Message, StopEvent
-from edge_runtime.pipeline import Block
+from edge_runtime.results import Block
 from edge_runtime.session import load_model
 from edge_runtime.store import Publication
 from handmade_models import Layout, layout_model, look_ahead_model, one_step_graph

@@ -21,7 +21,8 @@ from edge_runtime.alarm import AlarmState
 from edge_runtime.config import AlarmConfig, PipelineConfig
 from edge_runtime.contract import decode_contract, encode_contract
 from edge_runtime.payload import NS_PER_MS, Flag, encode_flag
-from edge_runtime.pipeline import STATUS, Block, Pipeline, Reset, Result, Scored, Settings, flag_id
+from edge_runtime.pipeline import Pipeline, Settings, flag_id
+from edge_runtime.results import STATUS, Block, Reset, Result, Scored
 from edge_runtime.session import Session, load_model, session_from_bytes
 from handmade_models import LAYOUTS, Layout, layout_model, look_ahead_model
 from sample_models import MAX_GAP_MS, WARM_UP_STEPS, sample_model

@@ -15,9 +15,9 @@ from edge_runtime.config import AlarmConfig
 from edge_runtime.contract import CONTRACT_SCHEMA, Contract, Feature, Golden
 from edge_runtime.errors import AndonError
 from edge_runtime.payload import Flag, Share
-from edge_runtime.pipeline import OK, UNCERTAIN, WARMING_UP, Result, Scored
 from edge_runtime.plot import plot_replay
 from edge_runtime.replay import Readings
+from edge_runtime.results import OK, UNCERTAIN, WARMING_UP, Result, Scored
 from edge_runtime.summary import Summary
 
 SECOND = 1_000_000_000

@@ -12,20 +12,10 @@ from edge_runtime import replay as replay_module
 from edge_runtime.config import AlarmConfig
 from edge_runtime.errors import RecordedFileError
 from edge_runtime.payload import Flag
-from edge_runtime.pipeline import (
-    OK,
-    UNCERTAIN,
-    WARMING_UP,
-    Block,
-    Pipeline,
-    Rejected,
-    Reset,
-    Result,
-    Scored,
-    Settings,
-)
+from edge_runtime.pipeline import Pipeline, Settings
 from edge_runtime.recorded import RecordedStream
 from edge_runtime.replay import Readings, readings_of, replay
+from edge_runtime.results import OK, UNCERTAIN, WARMING_UP, Block, Rejected, Reset, Result, Scored
 from edge_runtime.session import load_model
 from edge_runtime.summary import Summary, judge
 from sample_models import FEATURES, sample_model

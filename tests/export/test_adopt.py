@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from edge_runtime.contract import CONTRACT_KEY, Contract, Golden
 from edge_runtime.errors import AdoptError
 from edge_runtime.inference import open_inference, tensors_of
-from edge_runtime.pipeline import Block, Pipeline, Settings
+from edge_runtime.pipeline import Pipeline, Settings
+from edge_runtime.results import Block
 from edge_runtime.session import Session, load_model
 from export.adopt import Adopted, adopt
 from export.adopt_file import Foreign, Request, read_foreign, suggestion
