@@ -9,9 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from click.testing import CliRunner, Result
@@ -244,22 +245,55 @@ def test_what_was_trained_before_an_interruption_is_kept(tmp_path: Path) -> None
     assert again.curves == fresh.curves
 
 
-def test_ctrl_c_ends_the_workers_too(tmp_path: Path) -> None:
+def await_workers_that_start(process: subprocess.Popen[bytes], _terminal: BinaryIO) -> None:
+    """Until one of them loads PyTorch, which takes a while."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None:
+        if any(
+            "libtorch" in Path(f"/proc/{child}/maps").read_text()
+            for child in children.read_text().split()
+        ):
+            return
+
+
+def await_workers_at_work(_process: subprocess.Popen[bytes], terminal: BinaryIO) -> None:
+    """Until the bar says how long it will take."""
+    said = b""
+    while not re.search(rb"\d\d:\d\d:\d\d", said):
+        said += terminal.read(1)
+
+
+@pytest.mark.parametrize("moment", [await_workers_that_start, await_workers_at_work])
+def test_ctrl_c_ends_the_workers_too(
+    moment: Callable[[subprocess.Popen[bytes], BinaryIO], None], tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "edge_runtime", "gallery", "-o", str(tmp_path), "--jobs", "2"]
-    with subprocess.Popen(
-        [*command, "--only", "adding", "--steps", "100000"],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stderr is not None
-        assert "training adding" in process.stderr.readline()
+    ours, theirs = os.openpty()  # else there is no bar
+    with (
+        os.fdopen(ours, "rb", buffering=0) as terminal,
+        subprocess.Popen(
+            [*command, "--only", "adding", "--steps", "100000"],
+            stderr=theirs,
+            start_new_session=True,
+        ) as process,
+    ):
+        os.close(theirs)
+        moment(process, terminal)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
-        said = process.stderr.read()  # ends when the last worker has closed it
+        said = "".join(lines_of(terminal))  # ends when the last worker has closed it
     assert process.returncode == 130, said
     assert "the same command goes on" in said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+def lines_of(terminal: BinaryIO) -> Iterator[str]:
+    """What is written to a terminal until nobody has it open."""
+    while True:
+        try:
+            yield terminal.read(4096).decode()
+        except OSError:  # Linux says so at the end
+            return
 
 
 def test_a_worker_that_is_killed_is_an_error() -> None:

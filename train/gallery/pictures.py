@@ -216,9 +216,9 @@ def draw_adding(path: Path, curves: Sequence[Curve]) -> None:
         axis.set_ylim(1e-4, 1)
         level = [c.cell for c in curves if c.length == length and not learnt(c)]
         axis.text(
-            0.995, adding.BY_CHANCE / 1.4, "no better: " + ", ".join(level) if level else "",
+            0.995, 1.0, "no better: " + ", ".join(level) if level else "",
             ha="right", va="top", fontsize="small", color="dimgrey",
-            transform=axis.get_yaxis_transform(),
+            transform=axis.transAxes,
         )  # fmt: skip
     axes[0].text(
         0.995, adding.BY_CHANCE * 1.25, "1/6: always saying 1", ha="right", fontsize="small",
