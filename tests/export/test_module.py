@@ -343,7 +343,7 @@ def test_a_kernel_that_rounds_by_batch_is_refused_and_exact_alone(
     assert contract.one_stream
 
 
-def test_a_logarithm_is_named_that_rounds_by_its_place_in_a_row_of_numbers(
+def test_a_logarithm_that_rounds_by_the_size_of_the_batch_is_named(
     exported: Callable[..., Any],
 ) -> None:
     class Logarithmic(Small):
