@@ -2,6 +2,4 @@
 
 from edge_runtime.cli import main
 
-# Processes that are spawned import this module under another name.
-if __name__ == "__main__":
-    main()
+main()

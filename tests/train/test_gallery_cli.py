@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from threading import Timer
 from typing import Any, BinaryIO
 
 import pytest
@@ -24,7 +25,7 @@ from train.gallery.adding import Curve, Task
 from train.gallery.examples import AddingProblem, Options
 from train.gallery.workers import learn_all
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 TINY = ("--steps", "2", "--jobs", "2")
 PICTURES = ("by-hand.png", "adder.png", "powers.png", "cliff.png", "adding.png")
 
@@ -249,11 +250,12 @@ def await_workers_that_start(process: subprocess.Popen[bytes], _terminal: Binary
     """Until one of them loads PyTorch, which takes a while."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while process.poll() is None:
-        if any(
-            "libtorch" in Path(f"/proc/{child}/maps").read_text()
-            for child in children.read_text().split()
-        ):
-            return
+        for child in children.read_text().split():
+            folder = Path("/proc") / child  # before it is another program it looks like its parent
+            if "spawn_main" in (folder / "cmdline").read_text() and (
+                "libtorch" in (folder / "maps").read_text()
+            ):
+                return
 
 
 def await_workers_at_work(_process: subprocess.Popen[bytes], terminal: BinaryIO) -> None:
@@ -278,9 +280,13 @@ def test_ctrl_c_ends_the_workers_too(
         ) as process,
     ):
         os.close(theirs)
+        # What cannot be ended by SIGINT must not outlive the test.
+        killer = Timer(PATIENCE_S, os.killpg, [process.pid, signal.SIGKILL])
+        killer.start()
         moment(process, terminal)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
         said = "".join(lines_of(terminal))  # ends when the last worker has closed it
+        killer.cancel()
     assert process.returncode == 130, said
     assert "the same command goes on" in said
     assert "Traceback" not in said
