@@ -14,6 +14,7 @@ from edge_runtime.cli import main
 from edge_runtime.errors import ConfigError, TrainingError
 from edge_runtime.session import load_model
 from train import loop
+from train.calibration import measure_warm_up
 from train.config import ModelConfig, TrainConfig, TrainingConfig, override
 from train.data import History, Segment
 from train.detector import Detector, Target, load_checkpoint, save_checkpoint
@@ -229,21 +230,45 @@ def test_a_history_too_short_to_look_ahead_says_so() -> None:
         require_enough(found, look_ahead=80)
 
 
-@pytest.mark.parametrize("model", [ModelConfig(cell="elman", hidden=8, look_ahead=4)])
-def test_errors_in_windows_are_those_of_one_long_run(model: ModelConfig) -> None:
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_errors_in_windows_are_those_of_one_long_run(lanes: int) -> None:
     """The buffer is carried from window to window, and forgotten between pieces."""
     torch.manual_seed(0)
-    detector = Detector(("a", "b"), model).eval()
+    detector = Detector(("a", "b"), ModelConfig(cell="elman", hidden=8, look_ahead=4)).eval()
     rng = np.random.default_rng(0)
-    parts = [Piece(rng.standard_normal((rows, 2)), 1) for rows in (37, 21)]
-    together = loop.errors(detector, lay_out(parts, 8, 1, model.look_ahead))
+    parts = [Piece(rng.standard_normal((rows, 2)), 1) for rows in (37, 21, 16)]
+    together = loop.errors(detector, lay_out(parts, 8, lanes, look_ahead=4))
     alone = []
     for part in parts:
         x = torch.from_numpy(part.values).float().unsqueeze(1)
         with torch.no_grad():
             error, _ = detector.errors(x, detector.initial_state(1))
-        alone.append(error[1 + model.look_ahead :, 0].double().numpy())
-    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-6)
+        alone.append(error[1 + 4 :, 0].double().numpy())
+    wanted = np.sort(np.concatenate(alone), axis=0)
+    np.testing.assert_allclose(np.sort(together, axis=0), wanted, atol=1e-6)
+
+
+def test_a_clock_inside_does_not_make_the_warm_up_endless() -> None:
+    """A cold start is in step with a clock again only after a full turn of it."""
+    torch.manual_seed(0)
+    detector = Detector(("a",), ModelConfig(cell="clockwork", hidden=8)).eval()
+    with torch.no_grad():
+        detector.layers.forth.cells[0].get_parameter("W").mul_(10)
+        detector.head.linear.weight.mul_(10)
+    values = np.random.default_rng(0).standard_normal((203, 1))
+    notices: list[str] = []
+    segments = [Segment("s", values, 203, 203)]
+    assert measure_warm_up(detector, segments, notices.append) < 60
+    assert notices == []
+
+
+@pytest.mark.parametrize("look_ahead", [0, 3])
+def test_the_warm_up_counts_scores(look_ahead: int) -> None:
+    """What a dense network remembers is one forecast, wherever it looks."""
+    torch.manual_seed(0)
+    detector = Detector(("a",), ModelConfig(cell="dense", hidden=8, look_ahead=look_ahead)).eval()
+    values = np.random.default_rng(0).standard_normal((203, 1))
+    assert measure_warm_up(detector, [Segment("s", values, 203, 203)], print) == 1
 
 
 # --- Heads ---------------------------------------------------------------------------------------
