@@ -270,9 +270,14 @@ def _problems(contract: Contract) -> Iterable[str]:
     yield from _schema_problems(contract)
     if contract.look_ahead < 0:
         yield f"look_ahead must not be negative, got {contract.look_ahead}"
-    if not contract.sample_period_ms > 0:
-        yield f"sample_period_ms must be positive, got {contract.sample_period_ms}"
-    if contract.max_gap_ms < contract.sample_period_ms:
+    for name in names:
+        if not name or name != name.encode("utf-8", "ignore").decode():
+            yield f"feature {name!r}: wanted a name of one letter or more, in UTF-8"
+    if not 0 < contract.sample_period_ms < np.inf:
+        yield f"sample_period_ms must be positive and finite, got {contract.sample_period_ms}"
+    if not contract.max_gap_ms < np.inf:
+        yield f"max_gap_ms must be finite, got {contract.max_gap_ms}"
+    elif contract.max_gap_ms < contract.sample_period_ms:
         yield f"max_gap_ms {contract.max_gap_ms} is below the sample period"
     if contract.warm_up_steps < 0:
         yield f"warm_up_steps must not be negative, got {contract.warm_up_steps}"

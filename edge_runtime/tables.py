@@ -154,6 +154,11 @@ def above(low: float) -> Check:
     return Check(lambda n: None if n > low else f"wanted more than {low}, got {show(n)}")
 
 
+def below(high: float) -> Check:
+    """The number is less than ``high``."""
+    return Check(lambda n: None if n < high else f"wanted less than {high}, got {show(n)}")
+
+
 def between(low: float, high: float) -> Check:
     """The number is from ``low`` to ``high``, both included."""
     return Check(lambda n: None if low <= n <= high else f"wanted {low} to {high}, got {show(n)}")

@@ -56,12 +56,14 @@ DEFAULT_PERIOD_MS = 1000.0
 @click.option(
     "--feature", "features", multiple=True, help="Name of a sensor, in order; repeatable."
 )
-@click.option("--features", "feature_count", type=int, help="How many sensors, if that is open.")
+@click.option(
+    "--features", "feature_count", type=click.IntRange(1), help="How many sensors, if that is open."
+)
 @click.option("--axes", help="Axes of x, as in time,stream,feature or stream,1,feature.")
 @click.option("--one-stream", is_flag=True, help="Allow calls with one stream at a time only.")
 @click.option(
     "--look-ahead",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 4096),
     default=0,
     show_default=True,
     help="Row i of the score belongs to the sample so many steps before.",

@@ -43,7 +43,7 @@ def describe(model: Model, meta: dict[str, Any], samples: Samples | None = None)
     except KeyError as error:
         raise ExportError(f"the checkpoint says nothing about {error}") from error
     except ValueError as error:
-        raise ExportError(f"the checkpoint makes no contract: {error}") from error
+        raise ExportError(f"the model makes no contract: {error}") from error
 
 
 def _contract(model: Model, meta: dict[str, Any], samples: Samples) -> Contract:

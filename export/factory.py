@@ -66,7 +66,8 @@ def made_by(place: str) -> nn.Module:
                 f"{place} makes a {type(module).__name__} without {offer}: wanted "
                 "initial_state(streams) and step(x, state)"
             )
-    return module.eval()
+    call(f"{place}.eval", module.eval)
+    return module
 
 
 def _imported(name: str) -> ModuleType:
@@ -80,7 +81,7 @@ def _imported(name: str) -> ModuleType:
                 "installed"
             ) from error
         raise ExportError(f"importing {name} raises {described(error)}") from error
-    except Exception as error:  # importing runs any code
+    except (Exception, SystemExit) as error:  # importing runs any code
         raise ExportError(f"importing {name} raises {described(error)}") from error
 
 

@@ -1,6 +1,7 @@
 """A module of somebody else to a model file: make it, find it closed, trace, verify, write."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -150,13 +151,14 @@ def _meta(module: nn.Module, wanted: Wanted, on_step: Callable[[str], None]) -> 
     """What the contract says beside the model; see `export.to_onnx.describe`."""
 
     def said(given: float | None, name: str, default: float, option: str) -> float:
-        value: Any = getattr(module, name, None) if given is None else given
+        value: Any = call(name, getattr, module, name, None) if given is None else given
         if value is None:
             on_step(f"note: neither {option} nor the module says {name}: {default:g} is assumed")
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ExportError(f"{name} wants a number, got {value!r}")
-        return value
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise ExportError(f"{name} wants a finite number, got {value!r}")
+        return float(value)
 
     period = said(wanted.period_ms, "period_ms", PERIOD_MS, "--period-ms")
     warm_up = said(wanted.warm_up_steps, "warm_up_steps", 0, "--warm-up")

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edge_runtime.errors import ExportError
+
 Frozen = tuple[Any, ...]
 Snapshot = dict[str, Frozen]
 """By what a person would call it: ``buffer 'running_h'``."""
@@ -75,5 +77,9 @@ def _all(values: Iterable[Any], outer: frozenset[int]) -> Frozen:
 
 
 def _of_tensor(value: Tensor) -> Frozen:
+    if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+        raise ExportError("a tensor of the module has no shape yet (a lazy layer): run it once")
+    if value.layout != torch.strided:
+        raise ExportError(f"a tensor of the module is {value.layout}: wanted a dense one")
     content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return ("tensor", str(value.dtype), tuple(value.shape), content)

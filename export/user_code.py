@@ -33,7 +33,7 @@ def call(what: str, function: Callable[..., Any], *arguments: object) -> Any:  #
     """
     try:
         return function(*arguments)
-    except Exception as error:  # there is no telling what it raises
+    except (Exception, SystemExit) as error:  # there is no telling what it raises
         raise ExportError(f"{what} raises {described(error)}") from error
 
 

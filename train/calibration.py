@@ -175,10 +175,16 @@ def measure_warm_up(detector: Detector, segments: Sequence[Segment], on_notice: 
         Samples whose score does not count, at least one.
     """
     ahead = detector.look_ahead
-    horizon = min(WARM_HORIZON + ahead, max(len(segment.values) for segment in segments) // 2)
-    # A cold start never falls in step with a clock inside, but after a full turn of it.
     cycle = lcm(*(cell.cycle for cell in detector.cells))
-    horizon = max(horizon // cycle * cycle, min(cycle, horizon))
+    most = max(len(segment.values) for segment in segments) // 2
+    # A cold start never falls in step with a clock inside, but after a full turn of it.
+    horizon = min(-(-(WARM_HORIZON + ahead) // cycle) * cycle, most // cycle * cycle)
+    if horizon <= ahead:
+        horizon = most
+        on_notice(
+            f"the clock of this network turns over after {cycle} samples, and no stretch is long "
+            "enough to see it do so twice: the warm-up is a guess"
+        )
     # In segment k a stretch can begin at each of so many rows.
     room = [max(0, len(segment.values) - 2 * horizon + 1) for segment in segments]
     ends = np.cumsum(room)

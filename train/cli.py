@@ -65,6 +65,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     type=int,
     help="Samples that a second stack reads backward; scores leave so many samples later.",
 )
+@click.option("--squash", help="Of lstm: tanh (the default) or identity, of input and output.")
 @click.option("--reset", help="Of gru: after the product (the default) or before, as in the paper.")
 @click.option("--periods", type=_periods, metavar="N,N", help="Of clockwork, by default 1,2,4,8.")
 @click.option("--context", type=int, help="Of scrn: its slow units, by default hidden / 4.")

@@ -16,6 +16,7 @@ from edge_runtime.tables import (
     Table,
     above,
     at_least,
+    below,
     between,
     show,
 )
@@ -54,7 +55,7 @@ class ModelConfig(Table):
     reset: Literal["after", "before"] | None = None
     periods: tuple[int, ...] | None = None
     context: Annotated[int, at_least(1)] | None = None
-    alpha: Annotated[float, between(0, 1)] | None = None
+    alpha: Annotated[float, at_least(0), below(1)] | None = None
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -251,6 +252,7 @@ def override(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
         ConfigError: For a value that its table refuses.
     """
     given = {key: value for key, value in options.items() if value not in (None, ())}
+    given = {**_displaced(config.model, given), **given}
     changed = {
         name: _changed(getattr(config, name), given)
         for name in ("model", "training", "data", "calibration")
@@ -288,6 +290,20 @@ def _changed(table: Section, given: Mapping[str, Any]) -> Section:
     keys = [field.name for field in dataclasses.fields(table) if field.name in given]
     with _without_name(table):
         return dataclasses.replace(table, **{key: given[key] for key in keys})
+
+
+def _displaced(model: ModelConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says about cells that the options put others in the place of."""
+    changes: dict[str, Any]
+    if isinstance(given.get("layers"), tuple) and "cell" not in given:
+        kinds, changes = given["layers"], {"cell": None}
+    elif "cell" in given:
+        kinds = (given["cell"],)
+        changes = {"layers": 1} if isinstance(model.layers, tuple) else {}
+    else:
+        return {}
+    takes = {option for kind in kinds if kind in CELLS for option in CELLS[kind].options}
+    return {**changes, **dict.fromkeys(option for option in OPTIONS if option not in takes)}
 
 
 @contextmanager

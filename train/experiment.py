@@ -235,6 +235,13 @@ def find_target(history: History, cost: str) -> Target | None:
             f"target {history.target!r} has {len(every):,} values, cross_entropy tells at most "
             f"{MOST_CLASSES} apart; squared_error takes any number"
         )
+    (merged,) = np.nonzero(np.diff(every.astype(np.float32)) == 0)
+    if len(merged):
+        one, other = every[merged[0] : merged[0] + 2]
+        raise TrainingError(
+            f"target {history.target!r}: float32 cannot tell {one:.12g} and {other:.12g} "
+            "apart; give the classes smaller numbers"
+        )
     unseen = [f"{value:g}" for value in every if value not in found]
     if unseen:
         raise TrainingError(
@@ -279,6 +286,12 @@ def require_enough(history: History, look_ahead: int = 0) -> None:
     Raises:
         TrainingError: With what there is and what is wanted for each use.
     """
+    longest = max((len(segment.values) for segment in history.segments), default=0)
+    if look_ahead and longest < 2 * look_ahead + WARM_ROWS:
+        raise TrainingError(
+            f"too little data: to look {look_ahead} samples ahead, wanted a segment without gaps of"
+            f" at least {2 * look_ahead + WARM_ROWS} samples; the longest has {longest}"
+        )
     warm: dict[Use, int] = {"fit": 1, "validation": WARM_ROWS, "calibration": WARM_ROWS}
     counted = {
         use: _count(pieces(history.segments, use, 1, warm[use], look_ahead), look_ahead)

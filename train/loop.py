@@ -114,12 +114,13 @@ def fit(
             norms.append(clip(detector.parameters(), config))
             losses.append(loss.item() * counts.sum().item())
             if not np.isfinite([losses[-1], norms[-1]]).all():
-                raise TrainingError(diverged(progress, config, loss.item(), max(norms)))
+                raise TrainingError(diverged(progress, config, loss.item(), float(np.max(norms))))
             optimiser.step()
+        largest = float(np.max(norms))
         validation_loss = float(np.mean(costs(detector, validation)))
-        epoch = Epoch(number, sum(losses) / float(train.counts.sum()), validation_loss, max(norms))
+        epoch = Epoch(number, sum(losses) / float(train.counts.sum()), validation_loss, largest)
         if not np.isfinite(validation_loss) or ran_away(epoch, progress.history):
-            raise TrainingError(diverged(progress, config, validation_loss, max(norms)))
+            raise TrainingError(diverged(progress, config, validation_loss, largest))
         progress.history.append(epoch)
         if progress.best_epoch is epoch:
             progress.best = {name: v.clone() for name, v in detector.state_dict().items()}
@@ -267,9 +268,12 @@ def _out_of_patience(progress: Progress, patience: int) -> bool:
 
 
 def ran_away(epoch: Epoch, before: Sequence[Epoch]) -> bool:
-    """Whether a pass undid all that was learnt: both losses far above the best there were."""
+    """Whether a pass undid all that was learnt: both losses far above the best there were.
+
+    Before the first pass the best is what the mean value costs, which is about 1.
+    """
     if not before:
-        return False
+        return epoch.train_loss > RUNAWAY
     best_train = min(e.train_loss for e in before)
     best_validation = min(e.validation_loss for e in before)
     return (

@@ -196,6 +196,11 @@ def by_count(_m: Any, x: Tensor, _s: State, y: Tensor, after: State) -> Any:
     return y / x.shape[0], after
 
 
+def crowded(_m: Any, x: Tensor, _s: State, y: Tensor, after: State) -> Any:
+    """Only a machine that has gone wild is heard by the others."""
+    return y + (x.abs().amax(dim=(0, 1)) - 100).clamp(min=0), after
+
+
 def leaning(_m: Any, _x: Tensor, _s: State, y: Tensor, after: State) -> Any:
     """Each row takes a tenth of a millionth of the one before it."""
     return y, {**after, "level": after["level"] + 1e-7 * after["level"].roll(1, 0)}
@@ -286,6 +291,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         saying(lambda y: y - y.mean()),
         "^the rows of a call influence each other: with other samples beside it, the score of a "
         "stream differs by up to .*; --one-stream exports it",
+    ),
+    "crowd": (
+        stepping(crowded),
+        "^the rows of a call influence each other: with wild samples beside it, the score of a str",
     ),
     "whisper": (
         stepping(leaning),

@@ -40,6 +40,7 @@ def needs(width): return Fine()
 def broken():
     raise ValueError("no disk\\nleft")
 def plain(): return [1, 2]
+def quits(): raise SystemExit(0)
 """
 
 
@@ -180,3 +181,12 @@ def test_another_file_of_plain_data_is_named(tmp_path: Path) -> None:
         load_weights(linear(), path)
     with pytest.raises(ExportError, match="cannot read the weights: No such file"):
         load_weights(linear(), tmp_path / "nowhere.pt")
+
+
+def test_a_factory_that_ends_the_program_is_an_error(package: Path) -> None:
+    """Else the command would end well, and there would be no file."""
+    with pytest.raises(ExportError, match=r"hers\.model:quits raises SystemExit: 0"):
+        made_by("hers.model:quits")
+    (package / "hers" / "ending.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(ExportError, match=r"importing hers\.ending raises SystemExit"):
+        made_by("hers.ending:make")

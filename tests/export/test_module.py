@@ -253,8 +253,16 @@ def traced_before(monkeypatch: pytest.MonkeyPatch, exported: Callable[..., Any])
         ),
         ({}, {"features": ("a", "b")}, "^step raises RuntimeError: The size of tensor a"),
         ({"features": ("a",) * 5}, {}, "contract: feature 'a' stands twice"),
-        ({"features": FIVE, "period_ms": "fast"}, {}, "^period_ms wants a number, got 'fast'"),
-        ({"features": FIVE, "period_ms": -1}, {}, "sample_period_ms must be positive, got -1"),
+        (
+            {"features": FIVE, "period_ms": "fast"},
+            {},
+            "^period_ms wants a finite number, got 'fast'",
+        ),
+        (
+            {"features": FIVE, "period_ms": -1},
+            {},
+            "sample_period_ms must be positive and finite, got -1",
+        ),
         ({"features": FIVE, "warm_up_steps": 1.5}, {}, "^warm_up_steps wants a whole number"),
         ({"features": FIVE}, {"warm_up_steps": -1}, "warm_up_steps must not be negative"),
         ({"features": FIVE}, {"max_gap_ms": 1.0}, "max_gap_ms 1.0 is below the sample period"),

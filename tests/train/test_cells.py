@@ -280,7 +280,7 @@ def test_the_context_of_scrn_fades_at_the_rate_that_alpha_says() -> None:
             r"begin anew within 2\^31 samples, got \[65536, 65537\]",
         ),
         ({"look_ahead": -1}, "look_ahead: wanted 0 to 256, got -1"),
-        ({"alpha": 1.5, "cell": "scrn"}, "alpha: wanted 0 to 1, got 1.5"),
+        ({"alpha": 1.5, "cell": "scrn"}, "alpha: wanted less than 1, got 1.5"),
     ],
 )
 def test_impossible_networks_are_refused_with_the_reason(

@@ -319,3 +319,12 @@ def test_a_training_that_diverges_ends_its_curve() -> None:
     assert len(curve.errors) < 51
     assert sum(told) == 50  # nothing is left to be waited for
     assert not adding.learnt(curve)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(
+        main, ["gallery", "-o", str(tmp_path / "file" / "x"), "--only", "cliff"]
+    )
+    assert result.exit_code == 1
+    assert "cannot be written: Not a directory" in result.stderr

@@ -180,6 +180,26 @@ def test_a_run_that_undoes_what_it_learnt_stops_and_tells_the_norms() -> None:
     assert len(progress.history) == 1
 
 
+def test_a_first_pass_that_explodes_is_divergence_too() -> None:
+    detector = Detector(FEATURES, ModelConfig(cell="irnn", hidden=8))
+    with torch.no_grad():
+        detector.layers.forth.cells[0].get_parameter("U").mul_(4)
+        detector.layers.forth.cells[0].get_parameter("W").add_(1.0)
+    progress = loop.start(detector, learning_rate=1e-4)
+    with pytest.raises(TrainingError, match="epoch 1: training has diverged: the loss is"):
+        list(loop.fit(progress, windows(), windows(), config()))
+
+
+def test_a_gradient_that_is_no_number_late_in_a_pass_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    norms = itertools.chain([1.2, 1.3], itertools.repeat(float("nan")))
+    monkeypatch.setattr(loop, "clip", lambda *_: next(norms))
+    progress = loop.start(made(), learning_rate=1e-4)
+    with pytest.raises(TrainingError, match="norm reached nan"):
+        list(loop.fit(progress, windows(), windows(), config()))
+
+
 def test_a_gradient_is_held_at_the_threshold_element_by_element() -> None:
     progress, train = loop.start(made(), learning_rate=1e-20), windows(lanes=1)
     free = frozen_fit(made(), train)

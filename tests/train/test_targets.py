@@ -150,10 +150,51 @@ def test_what_cannot_be_is_refused_by_the_name_of_the_option(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_and_an_option_that_name_the_cells_twice_are_refused() -> None:
-    config = TrainConfig(model=ModelConfig(layers=("gru", "lstm")))
+@pytest.mark.parametrize(
+    ("written", "given", "cells", "options"),
+    [
+        ({"layers": ("gru", "lstm")}, {"cell": "gru"}, ("gru",), {}),
+        ({"cell": "gru", "layers": 2}, {"cell": "lstm"}, ("lstm", "lstm"), {}),
+        ({"cell": "gru", "reset": "before"}, {"cell": "lstm"}, ("lstm",), {}),
+        ({"cell": "gru", "reset": "before"}, {"layers": ("lstm", "gru")}, ("lstm", "gru"), None),
+        ({"cell": "gru"}, {"layers": 3}, ("gru",) * 3, {}),
+    ],
+)
+def test_cells_that_are_given_take_the_place_of_those_of_the_file(
+    written: dict[str, Any], given: dict[str, Any], cells: tuple[str, ...], options: Any
+) -> None:
+    model = override(TrainConfig(model=ModelConfig(**written)), given).model
+    assert model.cells == cells
+    assert model.options == ({"reset": "before"} if options is None else options)
+
+
+def test_two_options_that_name_the_cells_are_refused() -> None:
     with pytest.raises(ConfigError, match="--cell: layers names the cells already"):
-        override(config, {"cell": "gru"})
+        override(TrainConfig(), {"cell": "gru", "layers": ("gru", "lstm")})
+
+
+def test_classes_that_float32_merges_are_refused() -> None:
+    with pytest.raises(TrainingError, match="cannot tell 100000001 and 100000002 apart"):
+        find_target(history([100000001.0, 100000002.0] * 10), "cross_entropy")
+
+
+def test_segments_too_short_to_look_ahead_are_refused() -> None:
+    short = [Segment("s", np.zeros((400, 1)), *(133, 266)) for _ in range(12)]
+    found = History(("x",), tuple(short), 1000.0, 5000.0, ("a.csv",), "")
+    with pytest.raises(TrainingError, match="at least 464 samples; the longest has 400"):
+        require_enough(found, look_ahead=200)
+
+
+def test_a_clock_that_turns_over_too_late_is_said() -> None:
+    torch.manual_seed(0)
+    model = ModelConfig(cell="clockwork", hidden=4, periods=(1, 512))
+    detector = Detector(("a",), model).eval()
+    values = np.random.default_rng(0).standard_normal((2000, 1))
+    notices: list[str] = []
+    measure_warm_up(detector, [Segment("s", values[:800], 800, 800)], notices.append)
+    assert "the clock of this network turns over after 512 samples" in notices[0]
+    notices.clear()
+    assert measure_warm_up(detector, [Segment("s", values, 2000, 2000)], notices.append) <= 512
 
 
 def history(target: list[float]) -> History:

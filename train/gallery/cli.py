@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import torch
 
+from edge_runtime.errors import TrainingError
 from train.gallery.examples import EXAMPLES, Options
 from train.gallery.page import write_page
 
@@ -50,7 +51,7 @@ Examples:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=2**31 - 2),
     default=0,
     show_default=True,
     help="Of weights and data.",
@@ -90,6 +91,8 @@ def gallery(
             sections.append(example.draw())
             click.echo(f"drawn     {name}", err=True)
         write_page(output / "index.html", sections)
+    except OSError as error:
+        raise TrainingError(f"{output}: cannot be written: {error.strerror}") from error
     except KeyboardInterrupt:
         click.echo(
             "interrupted; what was trained to its end is kept, the same command goes on", err=True
