@@ -25,6 +25,9 @@ WARM_TOLERANCE = 0.05
 WARM_SHARE = 0.95
 # ... of which there are this many, each over this many rows at most.
 WARM_STARTS, WARM_HORIZON = 64, 256
+# A clock inside wants full turns of it: no more rows than this, which bounds the memory, and enough
+# beyond the look-ahead to compare.
+LONGEST_HORIZON, LEAST_COMPARED = 2048, 32
 # A limit so low is rounding noise: the sensors stood still. In deviations of the normal error.
 LOWEST_LIMIT = 0.1
 LEAST_CALIBRATION_ROWS = 30
@@ -179,11 +182,11 @@ def measure_warm_up(detector: Detector, segments: Sequence[Segment], on_notice: 
     most = max(len(segment.values) for segment in segments) // 2
     # A cold start never falls in step with a clock inside, but after a full turn of it.
     horizon = min(-(-(WARM_HORIZON + ahead) // cycle) * cycle, most // cycle * cycle)
-    if horizon <= ahead:
-        horizon = most
+    if horizon > LONGEST_HORIZON or horizon - ahead < min(LEAST_COMPARED, most - ahead):
+        horizon = min(WARM_HORIZON + ahead, most)
         on_notice(
-            f"the clock of this network turns over after {cycle} samples, and no stretch is long "
-            "enough to see it do so twice: the warm-up is a guess"
+            f"the clock of this network turns over only after {cycle} samples, too many to "
+            "be tried here: the warm-up is a guess"
         )
     # In segment k a stretch can begin at each of so many rows.
     room = [max(0, len(segment.values) - 2 * horizon + 1) for segment in segments]

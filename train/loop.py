@@ -272,10 +272,8 @@ def ran_away(epoch: Epoch, before: Sequence[Epoch]) -> bool:
 
     Before the first pass the best is what the mean value costs, which is about 1.
     """
-    if not before:
-        return epoch.train_loss > RUNAWAY
-    best_train = min(e.train_loss for e in before)
-    best_validation = min(e.validation_loss for e in before)
+    best_train = min((e.train_loss for e in before), default=1.0)
+    best_validation = min((e.validation_loss for e in before), default=1.0)
     return (
         epoch.train_loss > RUNAWAY * best_train
         and epoch.validation_loss > RUNAWAY * best_validation

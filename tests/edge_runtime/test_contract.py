@@ -150,8 +150,6 @@ def test_initial_state_has_the_shapes_the_model_takes() -> None:
         ({"schema": 1, "look_ahead": 2}, "look_ahead needs schema 2, got schema 1"),
         ({"schema": 1, "one_stream": True}, "one_stream needs schema 2, got schema 1"),
         ({"sample_period_ms": 0.0}, "sample_period_ms must be positive"),
-        ({"sample_period_ms": float("inf")}, "sample_period_ms must be positive and finite"),
-        ({"max_gap_ms": float("nan")}, "max_gap_ms must be finite, got nan"),
         ({"features": (Feature(name=""),)}, "feature '': wanted a name"),
         ({"max_gap_ms": 0.25}, "max_gap_ms 0.25 is below the sample period"),
         ({"warm_up_steps": -1}, "warm_up_steps must not be negative"),
@@ -165,6 +163,27 @@ def test_what_cannot_be_promised_is_refused(changes: dict[str, Any], complaint: 
     with pytest.raises(ModelError, match="the contract is not valid") as read:
         decode_contract(json.dumps(document))
     assert complaint in str(read.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"sample_period_ms": float("inf")},
+            "sample_period_ms must be positive and finite, got inf",
+        ),
+        (
+            {"sample_period_ms": float("nan")},
+            "sample_period_ms must be positive and finite, got nan",
+        ),
+        ({"max_gap_ms": float("inf")}, "max_gap_ms must be finite, got inf"),
+        ({"max_gap_ms": float("nan")}, "max_gap_ms must be finite, got nan"),
+        ({"features": (Feature(name="\ud800"),)}, "wanted a name of one letter or more, in UTF-8"),
+    ],
+)
+def test_what_no_document_could_hold_is_refused(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        contract(**changes)
 
 
 def test_every_problem_is_listed() -> None:

@@ -190,6 +190,12 @@ def test_a_first_pass_that_explodes_is_divergence_too() -> None:
         list(loop.fit(progress, windows(), windows(), config()))
 
 
+def test_a_first_pass_that_has_recovered_goes_on() -> None:
+    explodes = loop.Epoch(1, 8e3, 0.2, 1e7)
+    assert not loop.ran_away(explodes, [])
+    assert loop.ran_away(loop.Epoch(1, 8e3, 2e3, 1e7), [])
+
+
 def test_a_gradient_that_is_no_number_late_in_a_pass_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

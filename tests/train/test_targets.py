@@ -192,7 +192,7 @@ def test_a_clock_that_turns_over_too_late_is_said() -> None:
     values = np.random.default_rng(0).standard_normal((2000, 1))
     notices: list[str] = []
     measure_warm_up(detector, [Segment("s", values[:800], 800, 800)], notices.append)
-    assert "the clock of this network turns over after 512 samples" in notices[0]
+    assert "the clock of this network turns over only after 512 samples" in notices[0]
     notices.clear()
     assert measure_warm_up(detector, [Segment("s", values, 2000, 2000)], notices.append) <= 512
 
@@ -301,6 +301,22 @@ def test_a_clock_inside_does_not_make_the_warm_up_endless() -> None:
     segments = [Segment("s", values, 203, 203)]
     assert measure_warm_up(detector, segments, notices.append) < 60
     assert notices == []
+
+
+@pytest.mark.parametrize(
+    ("periods", "rows", "look_ahead"), [((1, 20000), 45_000, 0), ((1, 257), 1000, 256)]
+)
+def test_a_clock_too_slow_to_be_tried_makes_the_warm_up_a_guess(
+    periods: tuple[int, ...], rows: int, look_ahead: int
+) -> None:
+    """Not a stretch of 20,000 samples from 64 places, nor one of a single sample."""
+    torch.manual_seed(0)
+    model = ModelConfig(cell="clockwork", hidden=4, periods=periods, look_ahead=look_ahead)
+    detector = Detector(("a",), model).eval()
+    values = np.random.default_rng(0).standard_normal((rows, 1))
+    notices: list[str] = []
+    measure_warm_up(detector, [Segment("s", values, rows, rows)], notices.append)
+    assert f"only after {periods[-1]} samples" in notices[0]
 
 
 @pytest.mark.parametrize("look_ahead", [0, 3])
