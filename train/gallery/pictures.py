@@ -213,8 +213,10 @@ def draw_adding(path: Path, curves: Sequence[Curve]) -> None:
                           linewidth=1.4, label=curve.cell)  # fmt: skip
         axis.set_ylabel(f"{length} numbers\nsquared error")
         axis.set_yscale("log")
-        axis.set_ylim(1e-4, 1)
-        level = [c.cell for c in curves if c.length == length and not learnt(c)]
+        axis.set_ylim(1e-5, 2)
+        level = sorted(
+            (c.cell for c in curves if c.length == length and not learnt(c)), key=list(COLORS).index
+        )
         axis.text(
             0.995, 1.0, "no better: " + ", ".join(level) if level else "",
             ha="right", va="top", fontsize="small", color="dimgrey",
