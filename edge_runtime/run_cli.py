@@ -91,7 +91,7 @@ def _model_problems(path: Path) -> list[str]:
             try:
                 contract = load_model(model).contract
                 delay = table.get("max_delay_ms")
-                check_delay(contract, delay if isinstance(delay, int | float) else None)
+                check_delay(contract, delay if type(delay) in (int, float) and delay >= 0 else None)
             except ModelError as error:
                 problems.append(f"{path}: [[pipeline]] {number} model: {error}")
     return problems

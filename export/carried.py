@@ -97,7 +97,7 @@ def _check_content(name: str, value: Tensor) -> None:
     if kind not in STATE_DTYPES:
         raise ExportError(f"state {name!r} is {kind}: wanted one of {', '.join(STATE_DTYPES)}")
     first = value.flatten()[0]
-    if not torch.isfinite(first) or float(first) != first:
+    if not torch.isfinite(first) or float(first.item()) != first.item():
         raise ExportError(
             f"state {name!r} begins with {first.item()}: a contract writes a number that is finite "
             "and exact as a float"

@@ -110,6 +110,9 @@ def compare_with_torch(session: Session, model: Model, x: Float32) -> float:
     if set(got) != set(wanted):
         one = ", ".join(sorted(set(got) ^ set(wanted)))
         raise ExportError(f"only one of PyTorch and the exported model gives a {one}")
+    for what in wanted:
+        if wanted[what].dtype.kind != "f":
+            _equal(what, got[what], wanted[what])
     errors = {what: _relative(what, got[what], wanted[what]) for what in wanted}
     worse = [what for what, error in errors.items() if not error <= TOLERANCE]
     exact = _in_double(model, x) if worse else {}

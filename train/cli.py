@@ -229,9 +229,10 @@ def _say_result(report: dict[str, Any], experiment: Experiment, folder: Folder) 
     click.echo("\n".join(lines), err=True)
     better = [name for name, value in baselines.items() if value <= loss]
     if better:
+        verb = "are" if len(better) > 1 else "is"
         _say(
-            f"{' and '.join(better)} is no worse than the network on these sensors: more history, "
-            "more epochs or another learning rate may help"
+            f"{' and '.join(better)} {verb} no worse than the network on these sensors: more "
+            "history, more epochs or another learning rate may help"
         )
     click.echo(f"next      andon export {folder.path} -o model.onnx", err=True)
 

@@ -95,7 +95,8 @@ class ModelConfig(Table):
             own = {key: value for key, value in self.options.items() if key in kind.options}
             reason = kind.impossible(self.hidden, **own)
             if reason is not None:
-                yield Problem(("hidden",), f"{name}: {reason}")
+                at = "hidden" if "got hidden =" in reason else next(iter(own))
+                yield Problem((at,), f"{name}: {reason}")
 
     relations = (_layers_are_cells, _options_are_of_its_cells, _cells_are_possible)
 

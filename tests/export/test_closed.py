@@ -353,6 +353,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         beginning(level=lambda n: torch.full((n, 2), -torch.inf)),
         "^state 'level' begins with -inf: a contract writes a number that is finite",
     ),
+    "initial-beyond-float": (
+        beginning(level=lambda n: torch.full((n, 2), 2**53 + 1)),
+        "^state 'level' begins with 9007199254740993: a contract writes a number that is .* exact",
+    ),
     "initial-dtype": (
         beginning(level=lambda n: torch.zeros(n, 2, dtype=torch.bfloat16)),
         "^state 'level' is bfloat16: wanted one of float32,",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -287,3 +288,26 @@ def test_where_roundings_are_all_that_is_left_nothing_can_be_verified() -> None:
     x = plausible_samples(detector, 512, 7, seed=1)
     with pytest.raises(ExportError, match=r"differs from PyTorch by .*, allowed is 0.001"):
         compare_with_torch(exported(detector), detector, x)
+
+
+def test_an_integer_state_is_equal_or_wrong() -> None:
+    """A clock that is off by one among large numbers is no rounding."""
+    detector = Detector(("a", "b"), ModelConfig(cell="clockwork", hidden=4, periods=(1, 2**20)))
+    session, x = exported(detector.eval()), plausible_samples(detector, 60, 7, seed=1)
+    compare_with_torch(session, detector, x)
+    begin = Detector.initial_state
+
+    def late(self: Detector, streams: int) -> dict[str, torch.Tensor]:
+        state = begin(self, streams)
+        return {**state, "clock": state["clock"] + 2**20 - 70}
+
+    contract = session.contract
+    moved = [
+        msgspec.structs.replace(s, initial=float(2**20 - 69)) if s.input == "clock" else s
+        for s in contract.states
+    ]
+    session.contract = msgspec.structs.replace(contract, states=tuple(moved))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Detector, "initial_state", late)
+        with pytest.raises(ExportError, match=r"^state clock: .* differs by up to 1$"):
+            compare_with_torch(session, detector, x)

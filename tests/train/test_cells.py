@@ -272,7 +272,10 @@ def test_the_context_of_scrn_fades_at_the_rate_that_alpha_says() -> None:
             {"cell": "clockwork", "hidden": 30},
             r"clockwork: 4 periods \[1, 2, 4, 8\] .* wanted a multiple of 4, got hidden = 30",
         ),
-        ({"cell": "clockwork", "periods": (2, 1)}, r"ascending periods .* got \[2, 1\]"),
+        (
+            {"cell": "clockwork", "periods": (2, 1)},
+            r"periods: .* ascending periods .* got \[2, 1\]",
+        ),
         ({"cell": "clockwork", "periods": (0, 1)}, r"ascending periods .* got \[0, 1\]"),
         ({"cell": "clockwork", "periods": ()}, r"ascending periods .* got \[\]"),
         (
