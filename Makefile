@@ -4,7 +4,7 @@
 PYTHON ?= python3 python3.13 python3.12 python3.11
 # A package index to read besides the usual one, such as that of torch's CPU build.
 TORCH_INDEX ?=
-# Further arguments for what `test`, `demo`, `bench` and `gallery` start.
+# Further arguments for what `test`, `demo`, `bench`, `gallery` and `quality` start.
 ARGS =
 
 # What `make lock` pins; the other versions are the newest that fit pyproject.toml.
@@ -54,6 +54,11 @@ demo: venv ## train, export and run on simulated pumps, one of which fails
 test: venv tools ## run the tests
 	@$(bin)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
+.PHONY: torture
+torture: venv tools ## kill, cut, fill, flip, flood and soak the gateway for some twenty minutes
+	@ANDON_TORTURE=full ANDON_TORTURE_RESULTS=benchmarks/results/torture.json \
+	  $(bin)/python -m pytest tests/torture $(ARGS)
+
 .PHONY: check
 check: venv ## run the linters, the type checker and the import rules
 	$(bin)/ruff check .
@@ -63,8 +68,9 @@ check: venv ## run the linters, the type checker and the import rules
 	$(bin)/python -m pip check
 
 .PHONY: bench
-bench: venv tools ## measure the daemon beside a subscriber that only counts
-	@$(bin)/python benchmarks/throughput.py $(ARGS)
+bench: venv tools ## measure the daemon beside a subscriber that only counts, and its journal
+	@$(bin)/python benchmarks/throughput.py -o benchmarks/results/throughput.json $(ARGS)
+	@$(bin)/python -m benchmarks.durability -o benchmarks/results/durability.json
 
 .PHONY: cells
 cells: venv ## measure what each cell costs, and write it into docs/cells.md
@@ -73,6 +79,18 @@ cells: venv ## measure what each cell costs, and write it into docs/cells.md
 .PHONY: gallery
 gallery: venv ## train and draw the teaching examples into gallery-out
 	@$(bin)/andon gallery -o gallery-out --steps 4000 $(ARGS)
+
+.PHONY: quality
+quality: data venv ## train and judge the detectors on ANDON_DATA for some 40 minutes, write docs/quality.md
+	@$(bin)/python -m benchmarks.quality "$(ANDON_DATA)" $(ARGS)
+
+# Before the environment is made, which takes minutes.
+.PHONY: data
+data:
+	@if [ ! -d "$(ANDON_DATA)" ]; then \
+	  echo "ANDON_DATA wants the folder with the recorded data sets, got '$(ANDON_DATA)':" \
+	    "make quality ANDON_DATA=FOLDER" >&2; exit 1; \
+	fi
 
 .PHONY: venv
 venv: $(stamp) ## make .venv and install requirements.lock into it
@@ -121,4 +139,4 @@ lock: ## write requirements.lock anew from pyproject.toml
 .PHONY: clean
 clean: ## remove .venv and everything else that is made
 	rm -rf .venv build dist demo-out gallery-out *.egg-info .*_cache .hypothesis
-	find train export edge_runtime tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find train export evaluate edge_runtime tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

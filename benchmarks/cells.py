@@ -27,7 +27,8 @@ from edge_runtime.session import Session, session_from_bytes
 from export.to_onnx import export_checkpoint
 from train.cells import CELLS
 from train.config import ModelConfig
-from train.detector import Checkpoint, Detector
+from train.detector import Detector
+from train.detectors import Checkpoint
 
 SCHEMA = 1
 BEGIN, END = "<!-- cost: begin -->", "<!-- cost: end -->"

@@ -2,10 +2,11 @@
 
     python benchmarks/throughput.py
 
-Both are separate processes on the same mosquitto and get the same load (QoS 1, JSON objects of 8
-sensors, 1,000 streams, LSTM-64), in alternation. CPU time is read from the operating system for the
-process alone, from subscribed to the last message. Ratios carry over to other machines, absolute
-times do not.
+They are separate processes on the same mosquitto and get the same load (QoS 1, JSON objects of 8
+sensors, 1,000 streams, LSTM-64), in alternation: the subscriber, the daemon without its journal,
+which is no way to run it, and the daemon as it is run. CPU time is read from the operating system
+for the process alone, from subscribed to the last message. Ratios carry over to other machines,
+absolute times do not.
 """
 
 import json
@@ -29,7 +30,8 @@ from edge_runtime.files import write_text
 from edge_runtime.link import Publisher, Subscriber
 from export.to_onnx import export_checkpoint
 from train.config import ModelConfig
-from train.detector import Checkpoint, Detector
+from train.detector import Detector
+from train.detectors import Checkpoint
 
 FEATURES = tuple(f"sensor_{i}" for i in range(8))
 START_MS = 1_700_000_000_000
@@ -50,6 +52,16 @@ client.on_connect = lambda c, *_: c.subscribe("plant/+/telemetry", qos=1)
 client.on_subscribe = lambda c, *_: c.publish("ready", b"", qos=1)
 client.connect("127.0.0.1", int(sys.argv[1]))
 client.loop_forever()
+"""
+
+# The daemon with a store that keeps nothing.
+WITHOUT_JOURNAL = """
+import sys
+from edge_runtime import daemon
+from edge_runtime.cli import main
+from edge_runtime.store import MemoryStore
+daemon.Journal = lambda *_: MemoryStore()
+main(sys.argv[1:])
 """
 
 GATEWAY = """
@@ -91,11 +103,11 @@ class Side(NamedTuple):
 @click.option("--rounds", default=5, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def main(messages: int, streams: int, rounds: int, output: Path | None) -> None:
-    """Print microseconds of CPU per message for both, and their ratio."""
-    figures: dict[str, list[float]] = {"counter": [], "andon": []}
+    """Print microseconds of CPU per message for all three, and their ratios."""
+    figures: dict[str, list[float]] = {"counter": [], "memory": [], "andon": []}
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _export_model(folder / "lstm64.onnx")
+        export_model(folder / "lstm64.onnx")
         with local_broker(folder) as broker:
             write_text(folder / "gateway.toml", GATEWAY.format(url=broker.url))
             config = BrokerConfig(url=broker.url, client_id="bench-load")
@@ -103,9 +115,14 @@ def main(messages: int, streams: int, rounds: int, output: Path | None) -> None:
             andon = [sys.executable, "-m", "edge_runtime", "run", "gateway.toml"]
             sides = {
                 "counter": Side([sys.executable, "-c", COUNTER, port], "ready", "done"),
+                "memory": Side(
+                    [sys.executable, "-c", WITHOUT_JOURNAL, *andon[3:]],
+                    "andon/bench/status",
+                    "andon/bench/rejected",
+                ),
                 "andon": Side(andon, "andon/bench/status", "andon/bench/rejected"),
             }
-            with click.progressbar(length=2 * rounds, label="rounds", file=sys.stderr) as bar:
+            with click.progressbar(length=3 * rounds, label="rounds", file=sys.stderr) as bar:
                 for number in range(rounds):
                     load = Load(number, messages, streams)
                     for name, side in sides.items():
@@ -115,7 +132,8 @@ def main(messages: int, streams: int, rounds: int, output: Path | None) -> None:
     _report(figures, messages, streams, output)
 
 
-def _export_model(path: Path) -> None:
+def export_model(path: Path) -> None:
+    """Writes an untrained LSTM-64 with the contract of a trained one."""
     torch.manual_seed(0)
     detector = Detector(FEATURES, ModelConfig(cell="lstm", hidden=64)).eval()
     for parameter in detector.parameters():
@@ -188,17 +206,27 @@ def _report(
     figures: dict[str, list[float]], messages: int, streams: int, output: Path | None
 ) -> None:
     ratios = [a / c for a, c in zip(figures["andon"], figures["counter"], strict=True)]
+    cost = [a / m for a, m in zip(figures["andon"], figures["memory"], strict=True)]
     print(f"{messages} messages a round, {streams} streams, LSTM-64, 8 sensors, QoS 1")
     print(f"{'':24}median    min    max")
     rows = {
         "bare subscriber, us CPU": figures["counter"],
+        "andon, no journal, us": figures["memory"],
         "andon run, us CPU": figures["andon"],
-        "ratio": ratios,
+        "andon / subscriber": ratios,
+        "with / without journal": cost,
     }
     for name, values in rows.items():
         print(f"{name:24}{statistics.median(values):6.2f} {min(values):6.2f} {max(values):6.2f}")
     if output is not None:
-        report = {"schema": 1, "messages": messages, "streams": streams, **figures, "ratio": ratios}
+        report: dict[str, object] = {
+            "schema": 2,
+            "messages": messages,
+            "streams": streams,
+            **figures,
+            "ratio": ratios,
+        }
+        report["journal_ratio"] = cost
         write_text(output, json.dumps(report, indent=2))
 
 

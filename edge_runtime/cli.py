@@ -21,13 +21,15 @@ LAZY = {
     "adopt": Lazy("export.adopt_cli:adopt", "Give a stateful ONNX file a contract, after probing."),
     "inspect": Lazy("edge_runtime.inspect_cli:inspect", "Show what a model file promises."),
     "replay": Lazy("edge_runtime.replay_cli:replay", "Score recorded files as the gateway would."),
+    "evaluate": Lazy("evaluate.cli:evaluate", "Judge detectors on labelled recordings."),
+    "explain": Lazy("edge_runtime.recorder_cli:explain", "Show what led to a flag, afterwards."),
     "check": Lazy("edge_runtime.run_cli:check", "Name every error of a gateway configuration."),
     "run": Lazy("edge_runtime.run_cli:run", "The daemon: samples in, flags out, over MQTT."),
     "simulate": Lazy("edge_runtime.simulate:simulate", "A pump loop with faults on request."),
     "demo": Lazy("edge_runtime.demo:demo", "All of it on one computer, in three minutes."),
     "gallery": Lazy("train.gallery.cli:gallery", "Teaching examples: what a memory is for."),
 }
-EXTRAS = dict.fromkeys(("train", "export", "adopt", "gallery"), "train")
+EXTRAS = dict.fromkeys(("train", "export", "adopt", "evaluate", "gallery"), "train")
 
 
 class Andon(click.Group):

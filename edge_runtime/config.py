@@ -23,7 +23,7 @@ from edge_runtime.tables import (
     load,
     show,
 )
-from edge_runtime.topics import Template, TopicPattern, name_problem, overlaps
+from edge_runtime.topics import Template, TopicPattern, covers, name_problem, overlaps
 
 Protocol: TypeAlias = Literal["5", "3.1.1"]
 """A version of MQTT."""
@@ -32,6 +32,7 @@ _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _MAX_PORT = 65_535
 _MAX_MQTT_PACKET = 268_435_455
 _FOREVER = 0xFFFF_FFFF
+_MS_PER_H = 3_600_000
 
 
 def _url_problem(url: str) -> str | None:
@@ -57,7 +58,7 @@ def _client_id_problem(client_id: str) -> str | None:
     # It is a level of andon/<client_id>/status; brokers also refuse / + # for their access lists.
     if found := re.search(r"[/+#\x00-\x1f\x7f-\x9f]", client_id):
         return f"wanted a name without / + # and control characters, got {show(found[0])} in it"
-    return name_problem(f"andon/{client_id}/rejected")
+    return name_problem(f"andon/{client_id}/status/details")
 
 
 def _accepted_by(kind: Callable[[str], object]) -> Check:
@@ -147,9 +148,22 @@ class StateConfig(Table):
 
     Attributes:
         path: The gateway's database; its folder exists and can be written.
+        synchronous: ``"full"``: what was acknowledged survives a power cut; ``"normal"``: it
+            survives the end of the process, however sudden, and a power cut takes the last
+            commits back.
+        max_mb: The database grows to so many megabytes at most; what was not published yet always
+            has precedence over the flight recorder, which takes three quarters.
+        keep_h: For how many hours the flight recorder goes back, if there is room; 0 for as little
+            as a start needs.
+        group_ms: How many milliseconds to wait for more messages before one is made safe. The disk
+            is written less often, and everything comes so much later.
     """
 
     path: OutputFile
+    synchronous: Literal["full", "normal"] = "full"
+    max_mb: Annotated[int, at_least(16)] = 1024
+    keep_h: Annotated[float, at_least(0)] = 24.0
+    group_ms: Annotated[float, between(0, 10_000)] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,11 +210,21 @@ class PipelineConfig(Table):
         publish: Topic of its flags, from the same placeholders.
         emit: ``"changes"`` or ``"scores"`` (one message for every sample as well).
         max_streams: How many streams there may be; a further one is rejected.
+        hold_ms: After a silence of more milliseconds as many samples are ``uncertain`` as were
+            missed; by default ``max_gap_ms``, so that none is.
         max_gap_ms: A silence of more milliseconds resets the stream; by default what the model was
             trained with.
+        late: What becomes of a sample that is older than one before it: ``"drop"``, or
+            ``"reorder"`` if it comes within ``reorder_ms``.
+        reorder_ms: With ``"reorder"``: a sample is held until the newest of its stream is so many
+            milliseconds ahead.
+        ts: Time of a sample: ``"sample"`` (the device says it) or ``"arrival"`` (a device without a
+            clock; see `edge_runtime.admission`).
         max_delay_ms: A model whose scores come more milliseconds late, because it looks ahead, is
             refused; 0 admits causal models only, None any.
         max_ahead_ms: A ``ts`` more milliseconds ahead of the gateway's clock is rejected.
+        evict_after_h: A stream that was silent for more hours is forgotten, unless its lamp is lit;
+            at least ``max_gap_ms``. By default none is.
         alarm: From score to lamp.
     """
 
@@ -210,9 +234,14 @@ class PipelineConfig(Table):
     publish: Annotated[str, _accepted_by(Template)]
     emit: Literal["changes", "scores"] = "changes"
     max_streams: Annotated[int, at_least(1)] = 10_000
+    hold_ms: Annotated[float, above(0)] | None = None
     max_gap_ms: Annotated[float, above(0)] | None = None
+    late: Literal["drop", "reorder"] = "drop"
+    reorder_ms: Annotated[float, above(0)] | None = None
+    ts: Literal["sample", "arrival"] = "sample"
     max_delay_ms: Annotated[float, at_least(0)] | None = None
     max_ahead_ms: Annotated[float, at_least(0)] = 60_000.0
+    evict_after_h: Annotated[float, above(0)] | None = None
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
 
     def _machines_are_told_apart(self) -> Iterator[Problem]:
@@ -223,10 +252,32 @@ class PipelineConfig(Table):
             text = f"{show(self.stream)} has no {{{name}}}, which topic has"
             yield Problem(("stream",), f"{text}: machines would share one state")
 
+    def _evicted_after_a_reset(self) -> Iterator[Problem]:
+        after, gap = self.evict_after_h, self.max_gap_ms
+        if after is not None and gap is not None and after * _MS_PER_H < gap:
+            text = f"must not be shorter than max_gap_ms, got {after:g} h and {gap:g} ms"
+            yield Problem(("evict_after_h",), text)
+
+    def _held_no_longer_than_a_gap(self) -> Iterator[Problem]:
+        hold, gap = self.hold_ms, self.max_gap_ms
+        if hold is not None and gap is not None and hold > gap:
+            yield Problem(("hold_ms",), f"must not exceed max_gap_ms, got {hold:g} > {gap:g}")
+
+    def _a_window_to_reorder_in(self) -> Iterator[Problem]:
+        if self.late == "reorder" and self.reorder_ms is None:
+            yield Problem(("reorder_ms",), 'wanted, because late is "reorder"; got none')
+        if self.late == "drop" and self.reorder_ms is not None:
+            yield Problem(("reorder_ms",), 'needs late = "reorder", got "drop"')
+        if self.late == "reorder" and self.ts == "arrival":
+            yield Problem(("late",), 'wanted "drop": what has the time of its arrival is in order')
+
     relations = (
         _placeholders_known("stream"),
         _placeholders_known("publish"),
         _machines_are_told_apart,
+        _evicted_after_a_reset,
+        _held_no_longer_than_a_gap,
+        _a_window_to_reorder_in,
     )
 
 
@@ -252,7 +303,8 @@ class GatewayConfig(Table):
                     yield Problem((("pipeline", at), "publish"), text)
 
     def _no_report_comes_back(self) -> Iterator[Problem]:
-        own = [f"andon/{self.broker.client_id}/{report}" for report in ("status", "rejected")]
+        reports = ("status", "status/details", "rejected", "events")
+        own = [f"andon/{self.broker.client_id}/{report}" for report in reports]
         for at, pipeline in enumerate(self.pipeline):
             pattern = TopicPattern(pipeline.topic)
             for topic in own:
@@ -271,7 +323,25 @@ class GatewayConfig(Table):
                 text = f"topic and publish are those of [[pipeline]] {first + 1}: their flags could"
                 yield Problem((("pipeline", at), "publish"), f"{text} not be told apart")
 
-    relations = (_no_flag_comes_back, _no_report_comes_back, _flags_can_be_told_apart)
+    def _arrivals_come_once(self) -> Iterator[Problem]:
+        """A copy of what has no time of its own cannot be told from the next sample."""
+        patterns = [TopicPattern(pipeline.topic) for pipeline in self.pipeline]
+        for at, pipeline in enumerate(self.pipeline):
+            for number, other in enumerate(patterns, start=1):
+                ours = patterns[at]
+                apart = not overlaps(ours, other) or covers(ours, other) or covers(other, ours)
+                if pipeline.ts == "arrival" and not apart:
+                    text = f"{show(pipeline.topic)} and that of [[pipeline]] {number},"
+                    text = f"{text} {show(other.text)}, have some topics in common: a broker may"
+                    text = f'{text} deliver those twice, which ts = "arrival" cannot tell'
+                    yield Problem((("pipeline", at), "topic"), text)
+
+    relations = (
+        _no_flag_comes_back,
+        _no_report_comes_back,
+        _flags_can_be_told_apart,
+        _arrivals_come_once,
+    )
 
 
 def load_gateway(path: Path) -> GatewayConfig:

@@ -19,12 +19,14 @@ from edge_runtime.axes import TIME as TIME
 from edge_runtime.errors import ModelError
 
 CONTRACT_KEY = "andon.contract"
-CONTRACT_SCHEMA = 2
+CONTRACT_SCHEMA = 3
 OLDEST_SCHEMA = 1  # what it does not know has a default that means what it meant
 
 FLOATS = ("float32", "float64", "float16")
 SINCE_2 = frozenset({"x_shape", "x_dtype", "score_shape", "one_stream", "look_ahead"})
 """What schema 1 had one value for: our own axes, many streams, no look-ahead."""
+SINCE_KEPT = 3
+"""Before, no state outlived a gap."""
 STATE_DTYPES = (
     *FLOATS,
     *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"),
@@ -60,6 +62,8 @@ class State(Table, frozen=True):
         shape: Fixed lengths, with ``"stream"`` where the stream axis is.
         dtype: NumPy name of the element type.
         initial: Value of every element of a stream that has seen nothing.
+        kept: What it holds is about the machine, not about its last samples: it outlives a silence
+            that is longer than ``max_gap_ms``.
     """
 
     input: str
@@ -67,6 +71,7 @@ class State(Table, frozen=True):
     shape: tuple[int | str, ...]
     dtype: str = "float32"
     initial: float = 0.0
+    kept: bool = False
 
     @property
     def stream_axis(self) -> int:
@@ -119,7 +124,8 @@ class Contract(Table, frozen=True):
         features: The sensors, in the order of the last axis of ``x``.
         states: The carried tensors.
         sample_period_ms: Time between two samples of a stream, in milliseconds.
-        max_gap_ms: Training cut the history at longer silences; the runtime resets there.
+        max_gap_ms: Training cut the history at longer silences; the runtime resets there all
+            states but those that are kept.
         warm_up_steps: Samples after a reset whose score does not count yet.
         look_ahead: Row i of the outputs belongs to the sample so many steps before row i of ``x``;
             the first rows after a reset are void. 0 if causal.
@@ -293,7 +299,11 @@ def _schema_problems(contract: Contract) -> Iterable[str]:
     if contract.schema == OLDEST_SCHEMA:
         for field in msgspec.structs.fields(contract):
             if field.name in SINCE_2 and getattr(contract, field.name) != field.default:
-                yield f"{field.name} needs schema {CONTRACT_SCHEMA}, got schema {contract.schema}"
+                yield f"{field.name} needs schema 2, got schema {contract.schema}"
+    if contract.schema < SINCE_KEPT:
+        for state in contract.states:
+            if state.kept:
+                yield f"state {state.input}: kept needs schema 3, got schema {contract.schema}"
 
 
 def _axes_problems(contract: Contract) -> Iterable[str]:

@@ -1,37 +1,48 @@
 """Wires source, pipelines, store and publisher. Nothing is decided here.
 
-Each round: receive -> process -> commit -> acknowledge -> publish.
+Each round: receive -> process -> commit -> acknowledge -> publish. A group that cannot be made safe
+now is kept and tried again; until it is, nothing is acknowledged and nothing more is taken.
 """
 
 import logging
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
-from edge_runtime.config import GatewayConfig, PipelineConfig
-from edge_runtime.contract import Contract
-from edge_runtime.errors import ConfigError, ModelError, PayloadError
+from edge_runtime.clock import Clock
+from edge_runtime.config import GatewayConfig
+from edge_runtime.errors import PayloadError, StoreUnavailableError
+from edge_runtime.events import Events, details
+from edge_runtime.journal import Journal
 from edge_runtime.link import Link
 from edge_runtime.mqtt import Message, StopEvent
-from edge_runtime.payload import Decoder, encode_flag, encode_score
-from edge_runtime.pipeline import Pipeline, Settings
+from edge_runtime.payload import NS_PER_MS, encode_flag, encode_score, utc_text
 from edge_runtime.refusals import Refusals
-from edge_runtime.results import Block, Result
-from edge_runtime.session import Session, load_model
-from edge_runtime.store import MemoryStore, Publication, Store
-from edge_runtime.topics import Template, TopicPattern
+from edge_runtime.results import Block, Reset, Result
+from edge_runtime.routes import Destination, Route
+from edge_runtime.store import Group, Publication, Raised, Store
+from edge_runtime.topics import TopicPattern, subscriptions
+from edge_runtime.tracks import Track
 
 log = logging.getLogger("andon")
 
 MAX_KNOWN_TOPICS = 100_000
 END_OF_TIME = 2**63  # nanoseconds; every report is due by then
+LOOK_FOR_IDLE_S = 60.0
+
+ONLINE, DEGRADED = b"online", b"degraded"
+
+_HOUR_NS = 3_600_000 * NS_PER_MS
 
 
 class Source(Protocol):
     """Where messages come from and where what they lead to goes: an `edge_runtime.link.Link`."""
+
+    hold: bool
+    """While it is set, batches are empty: what arrives waits, unacknowledged."""
 
     def batches(self, stop: StopEvent) -> Iterator[list[Message]]:
         """Yields what arrived together, and an empty list now and then when nothing does."""
@@ -41,152 +52,182 @@ class Source(Protocol):
         """Tells the broker that these need not be sent again."""
         ...
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, token: int | None = None
+    ) -> None:
         """Sends a message, at least once."""
         ...
 
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Ends subscriptions that the session may still have, but for those of this run."""
+        ...
 
-class Destination(NamedTuple):
-    """Where the messages of one topic belong."""
+    def delivered(self) -> list[int]:
+        """Tokens of the publications that the broker has acknowledged since the last call."""
+        ...
 
-    route: "Route"
-    stream: str
-    publish: str
-
-
-class Route:
-    """One ``[[pipeline]]`` table at work: from topic to stream, from payload to samples.
-
-    Args:
-        config: The table.
-        session: Its model.
-        max_payload_bytes: A larger payload is rejected unread.
-    """
-
-    def __init__(self, config: PipelineConfig, session: Session, max_payload_bytes: int) -> None:
-        self.pattern = TopicPattern(config.topic)
-        self.emits_scores = config.emit == "scores"
-        self.decoder = Decoder(session.contract.feature_names, max_payload_bytes)
-        self.pipeline = Pipeline(session, Settings.of(config))
-        self._stream = Template(config.stream)
-        self._publish = Template(config.publish)
-
-    def destination(self, topic: str) -> Destination | None:
-        """Stream and publish topic for a topic; None if it is not this route's.
-
-        Raises:
-            PayloadError: If the names in the topic make no stream or no topic to publish on.
-        """
-        values = self.pattern.match(topic)
-        if values is None:
-            return None
-        return Destination(self, self._stream.render(values), self._publish.render(values))
+    def say(self, word: bytes, details: bytes | None = None) -> None:
+        """Sets the retained status."""
+        ...
 
 
-def load_routes(config: GatewayConfig) -> list[Route]:
-    """Loads the model of every pipeline.
+class _Unsafe(NamedTuple):
+    """A group that waits to be made safe, and the messages that it is made of."""
 
-    Args:
-        config: The gateway.
-
-    Returns:
-        One route for each pipeline, in order.
-
-    Raises:
-        ConfigError: Naming every model that is refused, and why.
-    """
-    problems: list[str] = []
-    sessions: dict[str, Session] = {}
-    for number, pipeline in enumerate(config.pipeline, start=1):
-        key = str(pipeline.model)
-        try:
-            if key not in sessions:
-                sessions[key] = load_model(pipeline.model)
-            check_delay(sessions[key].contract, pipeline.max_delay_ms)
-        except ModelError as error:
-            problems.append(f"[[pipeline]] {number} model: {error}")
-    if problems:
-        raise ConfigError(problems)
-    limit = config.broker.max_payload_bytes
-    return [Route(p, sessions[str(p.model)], limit) for p in config.pipeline]
+    group: Group
+    messages: Sequence[Message]
 
 
-def check_delay(contract: Contract, max_delay_ms: float | None) -> None:
-    """Scores must not come later than the gateway's configuration allows.
+class _Said(NamedTuple):
+    """What the status says: said again when any of it is another."""
 
-    Raises:
-        ModelError: With the delay and where it comes from.
-    """
-    if max_delay_ms is not None and contract.delay_ms > max_delay_ms:
-        raise ModelError(
-            f"wanted scores after {max_delay_ms:g} ms at most (max_delay_ms), the model looks "
-            f"{contract.look_ahead} samples of {contract.sample_period_ms:g} ms ahead: "
-            f"{contract.delay_ms:g} ms"
-        )
-
-
-@dataclass(slots=True)
-class _Group:
-    """What one batch of messages leads to."""
-
-    blocks: list[Block] = field(default_factory=list)
-    publications: list[Publication] = field(default_factory=list)
+    word: bytes
+    cause: str
+    set_aside: int
 
 
 class Gateway:
-    """The daemon, without its network and its clock.
+    """The daemon, without its network, its disk and its clock.
 
     Args:
         routes: The pipelines.
         store: The durable part.
         source: Messages in, publications out.
-        rejected_topic: Where refusals are reported.
+        base_topic: Under which the gateway speaks of itself, ``andon/<client_id>``.
 
     Attributes:
         received: Messages so far.
         scored: Samples scored so far.
         unscored: Samples that resets have left without a score, because a model looks ahead.
         flags: Flags so far, by event.
+        events: What else happened to streams, by kind and cause.
         refusals: What was refused.
     """
 
     def __init__(
-        self, routes: Sequence[Route], store: Store, source: Source, rejected_topic: str
+        self, routes: Sequence[Route], store: Store, source: Source, base_topic: str
     ) -> None:
         self._routes = tuple(routes)
+        self._numbers = {route: number for number, route in enumerate(routes)}
         self._store = store
         self._source = source
-        self._rejected_topic = rejected_topic
+        self._rejected_topic = f"{base_topic}/rejected"
+        self._events = Events(f"{base_topic}/events")
         self._destinations: dict[str, tuple[Destination, ...]] = {}
+        self._unsafe: _Unsafe | None = None
+        self._said = _Said(b"", "", 0)
+        self._begun = False
+        self._look_at = time.monotonic() + LOOK_FOR_IDLE_S
         self.received = 0
         self.scored = 0
         self.unscored = 0
         self.flags: Counter[str] = Counter()
+        self.events = self._events.counts
         self.refusals = Refusals()
 
-    def run(self, stop: StopEvent, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def run(self, stop: StopEvent, clock: Clock) -> None:
         """Works until ``stop`` is set and what was received by then is done.
 
         Args:
             stop: Ends the loop after the batch in hand.
-            now_ns: The gateway's clock, nanoseconds since 1970 UTC.
+            clock: The gateway's clock.
         """
         for messages in self._source.batches(stop):
-            if messages:
-                group = self._process(messages, now_ns())
-                self._store.commit(group.blocks, group.publications)
-                self._source.acknowledge(messages)
-            for publication in self._store.outbox():
-                self._source.publish(publication.topic, publication.payload)
+            self._store.delivered(self._source.delivered())
+            try:
+                self._round(messages, clock)
+            except StoreUnavailableError as error:
+                self._degrade(error)
+            else:
+                self._say(ONLINE)
+                self._source.hold = False
+                self._publish_outbox()
             self._report(time.monotonic_ns())
+        with suppress(StoreUnavailableError):  # said already; the broker sends it again
+            self._settle()
+            self._publish_outbox()
         self._report(END_OF_TIME)
+
+    @property
+    def safe(self) -> bool:
+        """Whether everything that was taken has been made safe."""
+        return self._unsafe is None
 
     def waiting(self) -> int:
         """Samples whose score has not come yet, because a model looks ahead."""
         return sum(sum(route.pipeline.waiting().values()) for route in self._routes)
 
-    def _process(self, messages: Sequence[Message], now_ns: int) -> _Group:
-        group = _Group()
+    def begin(self) -> None:
+        """Opens the store, before there is a connection if it can; else `run` goes on trying."""
+        try:
+            self._open()
+        except StoreUnavailableError as error:
+            self._degrade(error)
+        else:
+            self._say(ONLINE)
+
+    def _open(self) -> None:
+        """Brings every stream to where it was, and says which could not be."""
+        if self._begun:
+            return
+        self._store.open()
+        self._begun = True
+        topics = {*self._store.topics, *(route.config.topic for route in self._routes)}
+        self._source.unsubscribe([TopicPattern(topic).filter for topic in topics])
+        group = Group()
+        for route, start in zip(self._routes, self._store.starts, strict=False):
+            topic, session = route.config.topic, route.pipeline.session
+            how = f"cold: {start.cold}" if start.cold else f"{start.streams} streams go on"
+            again = f", {start.samples} samples of the journal run again" if start.samples else ""
+            log.log(logging.WARNING if start.lost else logging.INFO, "%s: %s%s", topic, how, again)
+            if start.lost:
+                group.publications.append(self._events.cold_start(session.digest, topic, start))
+        if not group.empty:
+            self._unsafe = _Unsafe(group, ())
+
+    def _round(self, messages: Sequence[Message], clock: Clock) -> None:
+        self._open()
+        self._settle()
+        if messages:
+            self._unsafe = _Unsafe(self._process(messages, clock), messages)
+            self._settle()
+        self._evict_idle(clock)
+        self._settle()
+        self._store.tidy(clock.steady_ns())
+
+    def _settle(self) -> None:
+        """Makes the group in hand safe, then acknowledges what it was made of."""
+        if self._unsafe is not None:
+            self._store.commit(self._unsafe.group)
+            self._source.acknowledge(self._unsafe.messages)
+            self._unsafe = None
+
+    def _publish_outbox(self) -> None:
+        for publication, token in self._store.outbox():
+            self._source.publish(publication.topic, publication.payload, token=token)
+
+    def _degrade(self, error: StoreUnavailableError) -> None:
+        """Holds the input back. The state in memory is right, and goes on from there later."""
+        self._source.hold = True
+        if self._said.word != DEGRADED:
+            log.error("%s; nothing is acknowledged until it can be written", error)
+        # Each time: a retained publication makes mosquitto save what is on its way to us as well.
+        self._say(DEGRADED, str(error), again=True)
+
+    def _say(self, word: bytes, cause: str = "", *, again: bool = False) -> None:
+        said = _Said(word, cause, len(self._store.aside))
+        if said != self._said or again:
+            if self._said.word == DEGRADED != word:
+                log.warning("the database can be written again")
+            self._said = said
+            self._source.say(word, self._details(word, cause))
+
+    def _details(self, word: bytes, cause: str) -> bytes:
+        pipelines = [(r.config.topic, r.pipeline.session.digest) for r in self._routes]
+        return details(word.decode(), cause, pipelines, self._store.starts, self._store.aside)
+
+    def _process(self, messages: Sequence[Message], clock: Clock) -> Group:
+        group = Group()
         blocks: dict[Route, list[Block]] = {route: [] for route in self._routes}
         topics: dict[tuple[Route, str], str] = {}
         for message in messages:
@@ -198,8 +239,11 @@ class Gateway:
                     topics[route, stream] = publish
         for route, waiting in blocks.items():
             if waiting:
+                by_arrival = route.pipeline.settings.arrival
+                now_ns = clock.steady_ns() if by_arrival else clock.latest_ns()
                 result = route.pipeline.process(waiting, now_ns)
-                group.blocks.extend(waiting)
+                if result.admitted:
+                    group.admitted[self._numbers[route]] = result.admitted
                 self._publications(route, result, topics, group)
         self.received += len(messages)
         return group
@@ -210,7 +254,7 @@ class Gateway:
         except PayloadError as error:
             self.refusals.add(destination.stream, error.cause, error.detail, topic=message.topic)
             return None
-        return Block(destination.stream, samples.ts, samples.values)
+        return Block(destination.stream, samples.ts, samples.values, samples.seq, message.dup)
 
     def _lookup(self, topic: str) -> tuple[Destination, ...]:
         known = self._destinations.get(topic)
@@ -236,20 +280,13 @@ class Gateway:
         return tuple(found)
 
     def _publications(
-        self, route: Route, result: Result, topics: dict[tuple[Route, str], str], group: _Group
+        self, route: Route, result: Result, topics: dict[tuple[Route, str], str], group: Group
     ) -> None:
         for rejected in result.rejected:
             stream, cause, samples, detail = rejected
             self.refusals.add(stream, cause, detail, samples=samples)
         for reset in result.resets:
-            self.unscored += reset.unscored
-            log.info(
-                "%s starts afresh at %d ns: %s%s",
-                ascii(reset.stream),
-                reset.ts,
-                reset.cause,
-                f"; {reset.unscored} samples before stay without a score" if reset.unscored else "",
-            )
+            self._reset(route, reset, group)
         for scored in result.scored:
             self.scored += len(scored.ts)
             if route.emits_scores:
@@ -260,13 +297,53 @@ class Gateway:
         for flag in result.flags:
             self.flags[flag.event] += 1
             log.warning(
-                "%s %s: score %.3g, %s",
+                "%s %s at %s: score %.3g, %s; id %s",
                 ascii(flag.stream),
                 flag.event,
+                utc_text(flag.ts),
                 flag.score,
                 ", ".join(f"{share.feature} {share.share:.0%}" for share in flag.top),
+                flag.id[:16],
             )
-            group.publications.append(Publication(topics[route, flag.stream], encode_flag(flag)))
+            payload = encode_flag(flag)
+            group.publications.append(Publication(topics[route, flag.stream], payload))
+            group.flags.append(Raised(self._numbers[route], flag, payload))
+
+    def _reset(self, route: Route, reset: Reset, group: Group) -> None:
+        self.unscored += reset.unscored
+        log.info(
+            "%s starts afresh at %s: %s%s",
+            ascii(reset.stream),
+            utc_text(reset.ts),
+            reset.cause,
+            f"; {reset.unscored} samples before stay without a score" if reset.unscored else "",
+        )
+        group.publications.append(self._events.reset(route.pipeline.session.digest, reset))
+
+    def _evict_idle(self, clock: Clock) -> None:
+        """Forgets streams that have been silent for so long that they would start afresh anyway."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_FOR_IDLE_S
+        group = Group()
+        for number, route in enumerate(self._routes):
+            pipeline = route.pipeline
+            after_ns = pipeline.settings.evict_after_ns
+            if after_ns is None:
+                continue
+            names = pipeline.idle(clock.steady_ns() - after_ns)
+            for evicted in pipeline.evict(names):
+                self.unscored += evicted.unscored
+                log.info(
+                    "%s is forgotten, silent since %s",
+                    ascii(evicted.stream),
+                    utc_text(evicted.last_ts),
+                )
+                event = self._events.evicted(pipeline.session.digest, evicted)
+                group.publications.append(event)
+                group.evicted.setdefault(number, []).append(evicted.stream)
+        if not group.empty:
+            self._unsafe = _Unsafe(group, ())
 
     def _report(self, now_ns: int) -> None:
         for report in self.refusals.due(now_ns):
@@ -278,27 +355,38 @@ def run_gateway(config: GatewayConfig, routes: Sequence[Route]) -> int:
 
     Args:
         config: A checked configuration.
-        routes: Its pipelines, loaded by `load_routes`.
+        routes: Its pipelines, loaded by `edge_runtime.routes.load_routes`.
 
     Returns:
         The exit code: 0, or 1 if something could not be handed to the broker before the end.
 
     Raises:
         BrokerError: If the broker cannot be used as configured.
+        StoreRefusedError: If the database is in use, of another version, or not ours.
     """
-    client = config.broker.client_id
+    client, clock = config.broker.client_id, Clock()
+    tracks = [Track(route.pipeline, route.config.topic, route.config.stream) for route in routes]
+    journal = Journal(config.state, tracks, clock.steady_ns)
     link = Link(
         config.broker,
-        filters=list(dict.fromkeys(route.pattern.filter for route in routes)),
+        filters=subscriptions([route.pattern for route in routes]),
         status_topic=f"andon/{client}/status",
+        linger_s=config.state.group_ms / 1000,
     )
-    gateway = Gateway(routes, MemoryStore(), link, f"andon/{client}/rejected")
+    gateway = Gateway(routes, journal, link, f"andon/{client}")
     stop = StopEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     log.info("%s starts with %d pipelines", client, len(routes))
-    gateway.run(stop)
-    clean = link.close()
+    gateway.begin()
+    gateway.run(stop, clock)
+    clean = link.close() and gateway.safe
+    journal.delivered(link.delivered())
+    try:
+        journal.close()
+    except StoreUnavailableError as error:
+        log.error("%s", error)  # noqa: TRY400 - a sentence is enough; the journal is complete
+        clean = False
     log.info(
         "%s stopped: %d messages, %d samples scored, %d raised, %d cleared, %d rejected, "
         "%d left without a score",

@@ -57,11 +57,13 @@ class Seen:
 
     Attributes:
         scores: Score, status and alarm by stream and time.
-        flags: In order.
+        flags: By id, in order: after a kill some are said again.
+        killed: The daemon was killed in between.
     """
 
     scores: dict[tuple[str, float], tuple[float, str, bool]] = field(default_factory=dict)
-    flags: list[dict[str, Any]] = field(default_factory=list)
+    flags: dict[str, dict[str, Any]] = field(default_factory=dict)
+    killed: bool = False
 
 
 @click.command(epilog="Example: andon demo -o demo-out")
@@ -79,8 +81,9 @@ class Seen:
 def demo(output: Path, *, embedded_broker: bool) -> None:
     """Show all of Andon on this computer: train, export, broker, daemon, machines, flags.
 
-    Exits with 0 only if the sick machine was flagged, no healthy one was, and the replay of the
-    same samples gave the same scores, bit for bit. The data is simulated.
+    In the middle the daemon is killed and started again. Exits with 0 only if the sick machine was
+    flagged, no healthy one was, and the replay of the same samples gave the same scores, bit for
+    bit. The data is simulated.
     """
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
@@ -90,13 +93,16 @@ def demo(output: Path, *, embedded_broker: bool) -> None:
            "--machines", str(MACHINES), "--start", HISTORY_START)  # fmt: skip
     _step("2  train a recurrent detector on it")
     _andon(output, "train", "history.csv", "-o", "run", "--stream-column", "machine", "--force",
-           "--cell", "gru", "--hidden", "32", "--epochs", str(EPOCHS))  # fmt: skip
+           "--detector", "forecast", "--hidden", "32", "--epochs", str(EPOCHS))  # fmt: skip
     _step("3  export it as one verified ONNX file")
     _andon(output, "export", "run", "-o", "pump.onnx")
     _step(f"4  watch the pumps live; {SICK} develops a worn bearing after half an hour")
     seen = _watch(output, embedded=embedded_broker)
     _step("5  replay the same hour offline and draw it")
     replayed = _replay(output)
+    _step("6  ask what led to the first flag")
+    if seen.flags:
+        _andon(output, "explain", "gateway.db", next(iter(seen.flags))[:8], "--samples", "4")
     _conclude(output, seen, replayed, time.monotonic() - started)
 
 
@@ -106,6 +112,8 @@ def _watch(output: Path, *, embedded: bool) -> Seen:
             "--start", LIVE_START]  # fmt: skip
     _andon(output, "simulate", "-o", "live.csv", "--label", *live)
     expected = LIVE_HOURS * 3600 * MACHINES
+    for left in (*output.glob("gateway.db*"), *output.glob("gateway.log")):
+        left.unlink()  # the machines begin anew, and so does what is remembered of them
     with local_broker(output, embedded=embedded) as broker:
         click.echo(f"   {broker.name} at {broker.url}")
         config = GATEWAY.format(url=broker.url, protocol=broker.protocol)
@@ -113,14 +121,23 @@ def _watch(output: Path, *, embedded: bool) -> Seen:
         _andon(output, "check", "gateway.toml")
         listen = BrokerConfig(url=broker.url, client_id="demo-listener", protocol=broker.protocol)
         topics = ["andon/+/anomaly", "andon/demo-gateway/status"]
+        seen = Seen()
         with Subscriber(listen, topics) as subscriber:
             messages = subscriber.messages(timeout_s=PATIENCE_S)
-            with _daemon(output):
+            with _daemon(output) as daemon:
                 _await_online(messages)
                 with _background(output, "simulate", "--broker", broker.url, "--protocol",
                                  broker.protocol, "--topic", "demo/{machine}/telemetry",
                                  "--speed", "max", *live):  # fmt: skip
-                    return _collect(messages, expected)
+                    if broker.name == "mosquitto":  # amqtt forgets the session
+                        _collect(messages, seen, expected // 5)
+                        click.echo("\r   $ kill -9 %andon            # in the middle of it")
+                        daemon.kill()
+                        daemon.wait()
+                        seen.killed = True
+                        with _daemon(output):
+                            return _collect(messages, seen, expected)
+                    return _collect(messages, seen, expected)
 
 
 def _await_online(messages: Iterator[tuple[str, bytes, bool]]) -> None:
@@ -130,21 +147,22 @@ def _await_online(messages: Iterator[tuple[str, bytes, bool]]) -> None:
     raise AndonError(f"the daemon did not come online within {PATIENCE_S:g} s")
 
 
-def _collect(messages: Iterator[tuple[str, bytes, bool]], expected: int) -> Seen:
-    """Prints flags as they come, until every sample has been scored."""
-    seen = Seen()
+def _collect(messages: Iterator[tuple[str, bytes, bool]], seen: Seen, expected: int) -> Seen:
+    """Prints flags as they come, until so many samples have been scored."""
     with click.progressbar(length=expected, label="   live", file=sys.stderr) as progress:
+        progress.update(len(seen.scores))
         for topic, payload, _ in messages:
             if topic.endswith("/status"):
                 continue
             message = json.loads(payload)
             if "event" in message:
-                seen.flags.append(message)
-                click.echo(f"\r{_flag_line(message)}")
+                if message["id"] not in seen.flags:
+                    click.echo(f"\r{_flag_line(message)}")
+                seen.flags[message["id"]] = message
                 continue
             key = message["stream"], message["ts"]
+            progress.update(key not in seen.scores)
             seen.scores[key] = message["score"], message["status"], message["alarm"]
-            progress.update(1)
             if len(seen.scores) == expected:
                 return seen
     raise AndonError(
@@ -179,15 +197,20 @@ def _conclude(
     replayed: dict[tuple[str, float], tuple[float, str, bool]],
     seconds: float,
 ) -> None:
-    flagged = sorted({str(flag["stream"]) for flag in seen.flags if flag["event"] == "raised"})
+    flags = seen.flags.values()
+    flagged = sorted({str(flag["stream"]) for flag in flags if flag["event"] == "raised"})
     same = seen.scores == replayed
     right = flagged == [SICK]
     click.echo()
     click.echo(f"sick machine     {SICK}")
     click.echo(f"flagged          {', '.join(flagged) or 'none'}   {_verdict(good=right)}")
     click.echo(f"live = replay    {len(replayed)} scores compared with ==   {_verdict(good=same)}")
+    if seen.killed:
+        click.echo("                 although the daemon was killed in between")
     click.echo(f"took             {seconds:.0f} s")
-    click.echo(f"look at          {output / 'demo.png'}, {output / f'demo-{SICK}.png'}")
+    pictures = [output / "demo.png", output / f"demo-{SICK}.png"]
+    pictures += [output / f"flag-{flag[:8]}.png" for flag in list(seen.flags)[:1]]
+    click.echo(f"look at          {', '.join(map(str, pictures))}")
     click.echo(
         "\nThis was simulated data. On your own:\n"
         "  andon train history.csv -o run\n"
@@ -220,19 +243,20 @@ def _andon(folder: Path, *arguments: str) -> None:
 
 
 @contextmanager
-def _daemon(folder: Path) -> Iterator[None]:
-    """The gateway as a real process, ended by SIGTERM as a service manager would."""
+def _daemon(folder: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """The gateway as a real process, ended by SIGTERM as a service manager would, or killed."""
     click.echo("   $ andon run gateway.toml &")
     with (
-        (folder / "gateway.log").open("wb") as log,
+        (folder / "gateway.log").open("ab") as log,
         subprocess.Popen(_command_of(("run", "gateway.toml")), cwd=folder, stderr=log) as process,  # noqa: S603
     ):
         try:
-            yield
+            yield process
         finally:
-            process.send_signal(signal.SIGTERM)
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
             code = process.wait()
-    if code:
+    if code not in (0, -signal.SIGKILL):
         raise AndonError(f"the daemon ended with exit code {code}; see {folder / 'gateway.log'}")
 
 

@@ -63,3 +63,27 @@ class ExportError(AndonError):
 
 class AdoptError(AndonError):
     """A foreign model that was not given a contract, because it would not have kept it."""
+
+
+class StoreError(AndonError):
+    """The gateway's database."""
+
+
+class StoreUnavailableError(StoreError):
+    """It cannot be written now and may be again later: full, locked, read-only, an I/O error."""
+
+
+class StoreFullError(StoreUnavailableError):
+    """There is no room for more: on the disk, or within ``max_mb``."""
+
+
+class StoreDamagedError(StoreError):
+    """It does not hold what was written into it."""
+
+
+class StoreRefusedError(StoreError):
+    """It is in use, of another version, or not ours: it is left alone."""
+
+
+class StoreInUseError(StoreRefusedError):
+    """Another daemon has it, which may come to its end."""

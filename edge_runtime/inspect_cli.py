@@ -49,7 +49,7 @@ def _describe(model: Path, digest: str, contract: Contract) -> list[str]:
     lines += ["", "carried from sample to sample" + ("" if contract.states else ": nothing")]
     lines += [
         f"  {state.input} -> {state.output}  {state.dtype} {_axes(state.shape)}, "
-        f"starts at {state.initial:g}"
+        f"starts at {state.initial:g}{', outlives gaps' if state.kept else ''}"
         for state in contract.states
     ]
     lines += [f"  {name} = {value:g}, always" for name, value in contract.constants.items()]

@@ -4,6 +4,7 @@ Bytes in, bytes out; paho itself is one file further down, in `edge_runtime.mqtt
 """
 
 import logging
+import math
 import random
 import secrets
 import time
@@ -15,6 +16,7 @@ from typing import Self
 
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
+from edge_runtime.inbox import Inbox
 from edge_runtime.mqtt import Message, StopEvent, Wire
 
 log = logging.getLogger("andon.mqtt")
@@ -58,16 +60,19 @@ class Link:
     """The gateway's connection: a source of batches, which come back acknowledged.
 
     It connects when the batches are asked for, and again with back-off whenever it has to, keeps a
-    retained status (``online``, ``stopped``, by last will ``offline``), and leaves its session with
-    the broker when it goes.
+    retained status (``online`` or what `say` makes of it, ``stopped``, by last will ``offline``),
+    and leaves its session with the broker when it goes.
 
     Args:
         broker: Where and as whom.
         filters: Topic filters to subscribe to, on every connection.
-        status_topic: Topic of the retained status.
+        status_topic: Topic of the retained status; its details are on ``<status_topic>/details``.
         backoff: Waits between attempts to connect.
+        linger_s: How long a batch stays open for more, in seconds from its first message.
 
     Attributes:
+        hold: While it is set, batches are empty and what arrives waits, unacknowledged, while the
+            connection is kept alive.
         stale_acknowledgements: Messages not acknowledged because their connection is gone.
 
     Raises:
@@ -81,27 +86,50 @@ class Link:
         filters: Sequence[str],
         status_topic: str,
         backoff: Backoff = _BACKOFF,
+        linger_s: float = 0.0,
     ) -> None:
         self._wire = Wire(broker, broker.client_id, will_topic=status_topic)
         self._filters = tuple(filters)
+        self._former: tuple[str, ...] = ()
         self._most = broker.receive_maximum
+        self._inbox = Inbox()
         self._status_topic = status_topic
         self._backoff = backoff
+        self._linger_s = linger_s
         self._engaged = False
         self._greeted = 0
         self._greeted_at = float("inf")
         self._failures = 0
         self._retry_at = 0.0
         self._closing = False
+        self._word, self._details = ONLINE, b""
+        self._speaks_on = 0
+        self.hold = False
         self.stale_acknowledgements = 0
+
+    @property
+    def overflowed(self) -> int:
+        """QoS 0 messages dropped because too many had to wait."""
+        return self._inbox.overflowed
+
+    @property
+    def refused(self) -> int:
+        """Own publications that the broker has refused (MQTT 5); each cause is logged once."""
+        return self._wire.refused
 
     def batches(self, stop: StopEvent) -> Iterator[list[Message]]:
         """Yields what arrived together, and an empty list about once a second when nothing does.
 
         A batch ends when nothing more is there, and not later than after 5000 messages, 16 MiB or
-        50 ms. Not asking for the next one is back-pressure, and so is a broker that is slow to take
-        what we publish: while more than `_MAX_BACKLOG` publications wait for it, what has arrived
-        waits too, unacknowledged, and the broker's window fills up.
+        50 ms. With ``linger_s`` it stays open for so long, unless it has as many messages as may be
+        unacknowledged (``receive_maximum``): then the broker is waiting for us. The window of
+        MQTT 3.1.1 is the broker's secret, and one that is full waits until ``linger_s`` is over.
+
+        Not asking for the next one is back-pressure, and so is a broker that is slow to take
+        what we publish: while more than `_MAX_BACKLOG` publications wait for it, or ``hold`` is
+        set, batches are empty, what has arrived waits, unacknowledged, and the broker's window
+        fills up. QoS 0 knows no window: beyond a bound (see `edge_runtime.inbox`) such messages are
+        dropped and counted.
 
         Args:
             stop: Ends the batches, after the one in hand; seen at once, but for an attempt to
@@ -110,18 +138,33 @@ class Link:
         Raises:
             BrokerError: If a topic filter is not valid.
         """
-        last = time.monotonic()
-        arrived: list[Message] = []
+        inbox = self._inbox
+        tick = time.monotonic() + _TICK_S
         while not stop.is_set():
-            free = self._wire.unacknowledged <= _MAX_BACKLOG
-            patience_s = 0.0 if arrived and free else last + _TICK_S - time.monotonic()
-            arrived += self._turn(max(patience_s, 0.0), stop)
-            if self._wire.unacknowledged > _MAX_BACKLOG:
-                last = time.monotonic()
-            elif arrived or time.monotonic() - last >= _TICK_S:
+            # Not reading on is the back-pressure.
+            if self._held_back or not inbox.full:
+                until = min(tick, self._closes_at())
+                inbox.add(self._turn(max(until - time.monotonic(), 0.0), stop))
+            if time.monotonic() >= self._closes_at():
                 # mosquitto 2.0.11 sends more than its window once it has a queue.
-                yield arrived[: self._most]
-                arrived, last = arrived[self._most :], time.monotonic()
+                yield inbox.take(self._most)
+            elif time.monotonic() >= tick:
+                yield []
+            else:
+                continue
+            tick = time.monotonic() + _TICK_S
+
+    def _closes_at(self) -> float:
+        """When the batch that is open shall be yielded."""
+        if not self._inbox or self._held_back:
+            return math.inf
+        if self._inbox.full or len(self._inbox) >= self._most:
+            return -math.inf
+        return self._inbox.since + self._linger_s
+
+    @property
+    def _held_back(self) -> bool:
+        return self.hold or self._wire.unacknowledged > _MAX_BACKLOG
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Tells the broker that these need not be sent again.
@@ -133,18 +176,55 @@ class Link:
             if message.qos and not self._wire.acknowledge(message):
                 self.stale_acknowledgements += 1
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, token: int | None = None
+    ) -> None:
         """Sends at QoS 1, in order, again after a reconnect, until the broker has it.
 
         Args:
             topic: Where to.
             payload: What.
             retain: The broker keeps it for later subscribers.
+            token: What `delivered` gives when the broker has it; several may have the same.
 
         Raises:
             BrokerError: If it is not a topic that can be published on.
         """
-        self._wire.send(topic, payload, retain=retain)
+        self._wire.send(topic, payload, retain=retain, token=token)
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Ends subscriptions of an earlier configuration, which the session still has; once.
+
+        Those of this one stay, whatever is asked.
+        """
+        former = set(filters).difference(self._filters)
+        self._former = tuple(sorted(former))
+        if self._wire.up and self._greeted == self._wire.connection:
+            self._wire.unsubscribe(self._former)
+
+    def delivered(self) -> list[int]:
+        """Tokens of the publications that the broker has acknowledged since the last call.
+
+        Each publication's token comes once, in the order of the acknowledgements, however often a
+        publication had to be sent. A refusal (MQTT 5) counts as one: asked again, the broker would
+        refuse again, and what comes after must not wait for that. It is logged and counted in
+        ``refused``.
+        """
+        return self._wire.delivered()
+
+    def say(self, word: bytes, details: bytes | None = None) -> None:
+        """Sets the retained status, now and after each reconnect.
+
+        It is published once the broker has granted the subscriptions: a gateway that hears nothing
+        says nothing. The details come first, so that whoever sees the word finds them.
+
+        Args:
+            word: What the status topic shows.
+            details: What ``<status_topic>/details`` shows; None for nothing.
+        """
+        had, self._word, self._details = self._details, word, details or b""
+        if not self._closing and self._wire.up and self._speaks_on == self._wire.connection:
+            self._speak(clear=bool(had))
 
     def unacknowledged(self) -> int:
         """Own publications that the broker has not acknowledged yet."""
@@ -211,7 +291,7 @@ class Link:
         log.warning("%s; next attempt in %.1f s", error, delay_s)
 
     def _greet(self) -> None:
-        """Subscribes on a new connection; says ``online`` once the broker has answered that."""
+        """Subscribes on a new connection; says the status once the broker has answered that."""
         wire = self._wire
         if self._greeted != wire.connection:
             log.info("%s: connected", wire.url)
@@ -219,13 +299,20 @@ class Link:
                 log.warning("%s: the session is lost, and what was sent meanwhile", wire.url)
             self._greeted, self._greeted_at = wire.connection, time.monotonic()
             wire.subscribe(self._filters)
+            wire.unsubscribe(self._former)
         if wire.granted is not None:
             refusals = wire.refusals(self._filters)
             for refusal in refusals:
                 log.error("%s", refusal)
             wire.granted = None
             if not self._closing and not refusals:  # one that hears nothing is not online
-                self.publish(self._status_topic, ONLINE, retain=True)
+                self._speaks_on = wire.connection
+                self._speak()
+
+    def _speak(self, *, clear: bool = False) -> None:
+        if self._details or clear:
+            self.publish(f"{self._status_topic}/details", self._details, retain=True)
+        self.publish(self._status_topic, self._word, retain=True)
 
 
 class Publisher:

@@ -9,8 +9,9 @@ what paho is about to send again. Four habits of paho 2.x are worked around:
   are in its hands, the others wait in `Wire`.
 - ``loop_read`` does not tell "one packet read" from "nothing there". The callbacks count.
 - ``is_connected`` stays true after the broker's DISCONNECT. ``socket`` is what counts.
-- A missing PINGRESP closes the connection in ``loop_misc`` one to two keep-alives after the last
-  byte, but also when the answer has come and was not read yet. So it is called after reading.
+- A missing PINGRESP closes the connection in ``loop_misc`` up to two keep-alives after the last
+  byte, later than a half-open connection shall be noticed. So `Wire` watches the silence itself.
+  And ``loop_misc`` does so too when the answer has come and was not read: it is called after that.
 """
 
 import logging
@@ -23,6 +24,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
@@ -33,6 +35,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
+from edge_runtime.sockets import PlainSocket, read_password, tls_context
 
 log = logging.getLogger("andon.mqtt")
 
@@ -44,10 +47,15 @@ _ANSWER_TIMEOUT_S = 10.0
 _GOODBYE_TIMEOUT_S = 1.0
 # A caller of Publisher may sleep between two publications, and nobody answers for it meanwhile.
 _SLEEPY_KEEPALIVE_S = 3600
+# A connection without a sign of life for so many keep-alives is half open: 1.5 are promised, and
+# PINGREQ asks for one after the first.
+_SILENCE = 1.4
+# How often to look after ping and silence, in keep-alives.
+_LOOK = 0.125
 _WINDOW = 100
 _MAX_TOPIC_BYTES = 65_535
-_MAX_BATCH = 5000
-_MAX_BATCH_BYTES = 16 << 20
+MAX_BATCH = 5000
+MAX_BATCH_BYTES = 16 << 20
 _MAX_DRAIN_S = 0.05
 _HINTS = {
     "Bad user name or password": "see user, password_file, ANDON_MQTT_USER, ANDON_MQTT_PASSWORD",
@@ -79,6 +87,15 @@ class Message:
     dup: bool
     retain: bool
     connection: int
+
+
+class _Publication(NamedTuple):
+    """One of our own, on its way to the broker."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    token: int | None
 
 
 class StopEvent:
@@ -124,6 +141,7 @@ class Wire:
         connection: Number of the connection, from 1.
         session_present: The broker still had our session.
         granted: The broker's answer to the last subscription, for each filter; None before it.
+        refused: Own publications that the broker has acknowledged with a refusal.
     """
 
     def __init__(self, broker: BrokerConfig, client_id: str, *, will_topic: str = "") -> None:
@@ -132,6 +150,7 @@ class Wire:
         self.connection = 0
         self.session_present = False
         self.granted: list[ReasonCode] | None = None
+        self.refused = 0
         self._broker = broker
         self._persistent = bool(will_topic)
         self._client = _client(broker, client_id, persistent=self._persistent)
@@ -148,13 +167,16 @@ class Wire:
         self._inbox: list[Message] = []
         self._inbox_bytes = 0
         self._noted = 0
-        self._waiting: deque[tuple[str, bytes, bool]] = deque()
-        self._in_flight: dict[int, str] = {}
+        self._waiting: deque[_Publication] = deque()
+        self._in_flight: dict[int, _Publication] = {}
+        self._delivered: list[int] = []
         self._window = _WINDOW
-        self._refused: set[str] = set()
+        self._refusals: set[str] = set()
         self._reason = ""
         self._said_by_paho = ""
         self._opened_at = 0.0
+        self._keepalive_s = broker.keepalive_s if self._persistent else _SLEEPY_KEEPALIVE_S
+        self._heard_at = self._turned_at = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -179,7 +201,7 @@ class Wire:
         """
         self._reset()
         self._reason = self._said_by_paho = ""
-        self._opened_at = time.monotonic()
+        self._opened_at = self._heard_at = self._turned_at = time.monotonic()
         # Only until CONNACK, because it costs: where paho says why the broker hung up on us.
         self._client.on_log = lambda _c, _u, level, text: self._log_error(level, text)
         try:
@@ -195,6 +217,8 @@ class Wire:
         sock = self._client.socket()
         if isinstance(sock, socket.socket):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if type(sock) is socket.socket:
+            sock.__class__ = PlainSocket  # paho makes its sockets itself
 
     def connect(self, timeout_s: float) -> None:
         """Opens and waits until the broker has accepted us.
@@ -232,19 +256,21 @@ class Wire:
         if sock is not None:
             write = select.POLLOUT if self._client.want_write() else 0
             waiting.register(sock, select.POLLIN | write)
+            timeout_s = min(timeout_s, self._look_in_s())
         # What TLS has decrypted already, poll does not see.
         if isinstance(sock, ssl.SSLSocket) and sock.pending():
             timeout_s = 0.0
-        waiting.poll(timeout_s * 1000)
+        ready = dict(waiting.poll(timeout_s * 1000))
+        self._turned_at = time.monotonic()
         if sock is None:
             return
+        if ready.get(sock.fileno(), 0) & select.POLLIN:
+            self._heard_at = self._turned_at
         self._drain()
         if self._client.want_write():
             self._client.loop_write()
         self._client.loop_misc()
-        if not self.up and self.is_open and self._overdue():
-            self._reason = f"no answer to CONNECT within {_ANSWER_TIMEOUT_S:g} s"
-            self._reset()
+        self._give_up()
         self._pump()
 
     def take(self) -> list[Message]:
@@ -259,15 +285,28 @@ class Wire:
         self._client.ack(message.mid, message.qos)
         return True
 
-    def send(self, topic: str, payload: bytes, *, retain: bool) -> None:
+    def delivered(self) -> list[int]:
+        """Tokens of the publications acknowledged since the last call, in order."""
+        delivered, self._delivered = self._delivered, []
+        return delivered
+
+    def send(
+        self, topic: str, payload: bytes, *, retain: bool = False, token: int | None = None
+    ) -> None:
         """Hands a publication on, now or when its turn comes.
+
+        Args:
+            topic: Where to.
+            payload: What.
+            retain: The broker keeps it.
+            token: What `delivered` gives once the broker has it; None for nothing.
 
         Raises:
             BrokerError: If it is not a topic that can be published on.
         """
         if not 0 < len(topic.encode()) <= _MAX_TOPIC_BYTES or set(topic) & set("+#\0"):
             raise BrokerError(f"cannot publish on {topic!r}: wanted a topic without +, # and NUL")
-        self._waiting.append((topic, payload, retain))
+        self._waiting.append(_Publication(topic, payload, retain, token))
         self._pump()
 
     def subscribe(self, filters: Sequence[str]) -> None:
@@ -289,6 +328,11 @@ class Wire:
         except ValueError as error:
             raise BrokerError(f"cannot subscribe to {', '.join(filters)}: {error}") from error
 
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Ends subscriptions that the broker may still have from an earlier run."""
+        if filters:
+            self._client.unsubscribe(list(filters))
+
     def refusals(self, filters: Sequence[str]) -> list[BrokerError]:
         """The filters that the broker has refused in its last answer."""
         return [
@@ -306,14 +350,32 @@ class Wire:
                 self.turn(left)
         self._reset()
 
-    def _overdue(self) -> bool:
-        return time.monotonic() - self._opened_at > _ANSWER_TIMEOUT_S
+    def _look_in_s(self) -> float:
+        """How long to wait at most, for the ping and the silence to be seen in time."""
+        now = time.monotonic()
+        if now - self._turned_at > self._keepalive_s / 2:
+            # Nobody was here to ask or to listen. What comes now, or answers a ping now, counts.
+            self._heard_at = max(self._heard_at, now - self._keepalive_s)
+        left_s = self._heard_at + _SILENCE * self._keepalive_s - now
+        return max(min(left_s, _LOOK * self._keepalive_s), 0.0)
+
+    def _give_up(self) -> None:
+        """Closes a connection that nothing comes over any more."""
+        if not self.is_open:
+            return
+        now = time.monotonic()
+        if not self.up and now - self._opened_at > _ANSWER_TIMEOUT_S:
+            self._reason = f"no answer to CONNECT within {_ANSWER_TIMEOUT_S:g} s"
+        elif self.up and (silent_s := now - self._heard_at) >= _SILENCE * self._keepalive_s:
+            self._reason = f"connection lost: no sign of life for {silent_s:.1f} s"
+        else:
+            return
+        self._reset()
 
     def _reset(self) -> None:
         """Closes the socket, which is what paho does here, and says where the next one goes."""
         self.up = False
-        broker = self._broker
-        keepalive_s = broker.keepalive_s if self._persistent else _SLEEPY_KEEPALIVE_S
+        broker, keepalive_s = self._broker, self._keepalive_s
         if broker.protocol != "5":
             self._client.connect_async(broker.host, broker.port, keepalive_s)
             return
@@ -335,20 +397,21 @@ class Wire:
         while noted != self._noted:
             noted = self._noted
             self._client.loop_read()
-            full = len(self._inbox) >= _MAX_BATCH or self._inbox_bytes >= _MAX_BATCH_BYTES
+            full = len(self._inbox) >= MAX_BATCH or self._inbox_bytes >= MAX_BATCH_BYTES
             if full or time.monotonic() >= deadline:
                 return
 
     def _pump(self) -> None:
         """Hands waiting publications to paho, as many as may be in flight."""
         while self.up and self._waiting and len(self._in_flight) < self._window:
-            topic, payload, retain = self._waiting[0]
+            next_one = self._waiting[0]
+            topic, payload, retain, _ = next_one
             info = self._client.publish(topic, payload, qos=1, retain=retain)
             if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
                 # Its message id is still in flight after 65535 others. The next call gets the next.
                 return
             self._waiting.popleft()
-            self._in_flight[info.mid] = topic
+            self._in_flight[info.mid] = next_one
 
     def _accepted(
         self, session_present: bool, reason: ReasonCode, properties: Properties | None
@@ -392,10 +455,16 @@ class Wire:
 
     def _published(self, mid: int, reason: ReasonCode) -> None:
         self._noted += 1
-        topic = self._in_flight.pop(mid, "")
-        if reason.is_failure and str(reason) not in self._refused:
-            self._refused.add(str(reason))
-            log.error("%s: publication on %s refused: %s", self.url, topic, reason)
+        sent = self._in_flight.pop(mid, None)
+        if sent is None:
+            return
+        if sent.token is not None:
+            self._delivered.append(sent.token)
+        if reason.is_failure:
+            self.refused += 1
+            if str(reason) not in self._refusals:
+                self._refusals.add(str(reason))
+                log.error("%s: publication on %s refused: %s", self.url, sent.topic, reason)
 
     def _granted(self, reasons: list[ReasonCode]) -> None:
         self._noted += 1
@@ -426,62 +495,11 @@ def _client(broker: BrokerConfig, client_id: str, *, persistent: bool) -> paho.C
     # The limit is ours: paho's own would search all publications for every acknowledgement.
     client.max_inflight_messages = 0
     user = broker.user or os.environ.get("ANDON_MQTT_USER", "")
-    password = _password(broker)
-    if password and not user:
+    secret = read_password(broker)
+    if secret and not user:
         raise BrokerError("a password without a user: wanted user or ANDON_MQTT_USER as well")
     if user:
-        client.username_pw_set(user, password or None)
+        client.username_pw_set(user, secret or None)
     if broker.tls:
-        client.tls_set_context(_tls(broker))
+        client.tls_set_context(tls_context(broker))
     return client
-
-
-def _password(broker: BrokerConfig) -> str:
-    if broker.password_file is None:
-        return os.environ.get("ANDON_MQTT_PASSWORD", "")
-    try:
-        first, *_ = broker.password_file.read_text(encoding="utf-8").splitlines() or [""]
-    except (OSError, UnicodeDecodeError) as error:
-        # The text of a UnicodeDecodeError shows a byte of the password.
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise BrokerError(f"password_file {broker.password_file}: cannot be read: {why}") from None
-    if not first:
-        raise BrokerError(f"password_file {broker.password_file}: the first line is empty")
-    return first
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """Closes itself when the handshake fails; paho leaves that to the garbage collector."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except BaseException:
-            self.close()
-            raise
-
-
-def _tls(broker: BrokerConfig) -> ssl.SSLContext:
-    # Certificates and host name are verified; without the pickiness about extensions that
-    # create_default_context adds in Python 3.13 and that a plant's own CA often does not meet.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = _TlsSocket
-    try:
-        if broker.ca is None:
-            context.load_default_certs()
-        else:
-            context.load_verify_locations(broker.ca)
-    except OSError as error:
-        raise BrokerError(f"ca {broker.ca}: cannot be used: {error}") from error
-    if broker.cert is not None:
-
-        def locked() -> str:
-            raise BrokerError(f"key {broker.key or broker.cert}: wanted a key without a password")
-
-        try:
-            context.load_cert_chain(broker.cert, broker.key, locked)
-        except OSError as error:
-            files = f"cert {broker.cert}, key {broker.key}"
-            raise BrokerError(f"{files}: cannot be used: {error}") from error
-    return context

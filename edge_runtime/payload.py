@@ -9,6 +9,14 @@ allowed, or ISO 8601):
     [{...}, {...}]                                         an array of the above
     {"ts": 1700000000000, "period_ms": 0.5, "values": [[2.1, 0.05], [2.2, 0.05]]}
 
+Beside each ``ts`` may stand a ``seq``, the device's own count from 0: it tells samples of one time
+apart and orders them. That of a block is the count of its first row; in the flat form ``seq`` is a
+sensor if the model has one of that name.
+
+A device without a clock sends no ``ts``; one that is there is ignored. The last sample of a payload
+has the time of its arrival, those before it stand back by ``period_ms``, or else by the model's
+period.
+
 A payload is taken whole or not at all.
 """
 
@@ -27,6 +35,7 @@ from edge_runtime.errors import PayloadError
 
 NS_PER_MS = 1_000_000
 MAX_TS_NS = 2**63 - 1
+MAX_SEQ = 2**63 - 1
 FLOAT32_OVERFLOW = 2.0**128 - 2.0**103  # the least number that rounds to infinity
 
 # Only seconds may have a fraction: Python takes that of an hour for one of a second.
@@ -39,12 +48,16 @@ class Samples(NamedTuple):
     """Decoded samples.
 
     Attributes:
-        ts: int64 ``[sample]``, nanoseconds since 1970 UTC.
+        ts: int64 ``[sample]``, nanoseconds since 1970 UTC; of a device without a clock nanoseconds
+            since the payload arrived, so 0 or less.
         values: float32 ``[sample, feature]``, engineering units, all finite.
+        seq: int64 ``[sample]``, the device's own count, -1 where it gave none; None if it gave none
+            at all.
     """
 
     ts: NDArray[np.int64]
     values: NDArray[np.float32]
+    seq: NDArray[np.int64] | None = None
 
 
 class Decoder:
@@ -53,11 +66,18 @@ class Decoder:
     Args:
         features: Names of the sensors, in the contract's order.
         max_bytes: A larger payload is rejected unread.
+        arrival_period_ms: Of devices without a clock: milliseconds from one sample to the next,
+            where the payload does not say it; None for devices that have one.
     """
 
-    def __init__(self, features: Sequence[str], max_bytes: int) -> None:
+    def __init__(
+        self, features: Sequence[str], max_bytes: int, arrival_period_ms: float | None = None
+    ) -> None:
         self._features = tuple(features)
         self._max_bytes = max_bytes
+        self._arrival = arrival_period_ms is not None
+        self._period_ns = (arrival_period_ms or 0.0) * NS_PER_MS
+        self._flat_seq = "seq" not in self._features
 
     def decode(self, payload: bytes) -> Samples:
         """Reads a payload.
@@ -82,24 +102,24 @@ class Decoder:
                 "not_json", f"{error}; the payload starts {_head(payload)}"
             ) from error
         messages = message if type(message) is list else [message]
-        ts: list[int] = []
-        rows: list[list[float]] = []
+        found = _Found([], [], [])
+        starts = []
         for item in messages:
-            self._read(item, ts, rows)
-        if not rows:
+            starts.append(len(found.rows))
+            self._read(item, found)
+        if not found.rows:
             raise PayloadError("not_a_sample", "wanted at least one sample, got an empty array")
-        return Samples(np.asarray(ts, np.int64), np.asarray(rows, np.float32))
+        ts = _back_from_now(found.ts, starts, self._period_ns) if self._arrival else found.ts
+        seq = np.asarray(found.seq, np.int64) if max(found.seq) >= 0 else None
+        return Samples(np.asarray(ts, np.int64), np.asarray(found.rows, np.float32), seq)
 
-    def _read(self, message: Any, ts: list[int], rows: list[list[float]]) -> None:  # noqa: ANN401 - JSON
+    def _read(self, message: Any, found: "_Found") -> None:  # noqa: ANN401 - JSON
         if type(message) is not dict:
             raise PayloadError("not_a_sample", f"wanted a JSON object, got {_shown(message)}")
-        if "ts" not in message:
-            raise PayloadError("no_ts", f"wanted a key 'ts', got {_keys(message)}")
-        start = parse_ts(message["ts"])
+        start, count = self._start(message), self._count(message)
         values = message.get("values", message)
         if type(values) is dict:
-            ts.append(start)
-            rows.append(self._named(values))
+            found.add(start, count, self._named(values))
         elif type(values) is not list:
             raise PayloadError(
                 "not_a_sample", f"values: wanted an object or an array, got {_shown(values)}"
@@ -108,11 +128,25 @@ class Decoder:
             period = _period_ns(message["period_ms"])
             if not values:
                 raise PayloadError("not_a_sample", "values: wanted at least one row, got none")
-            ts.extend(_checked_ts(start + round(i * period)) for i in range(len(values)))
-            rows.extend(self._ordered(row) for row in values)
+            if count >= 0:
+                _checked_seq(count + len(values) - 1)
+            for i, row in enumerate(values):
+                ts = _checked_ts(start + round(i * period))
+                found.add(ts, count if count < 0 else count + i, self._ordered(row))
         else:
-            ts.append(start)
-            rows.append(self._ordered(values))
+            found.add(start, count, self._ordered(values))
+
+    def _start(self, message: dict[str, Any]) -> int:
+        if self._arrival:
+            return 0
+        if "ts" not in message:
+            raise PayloadError("no_ts", f"wanted a key 'ts', got {_keys(message)}")
+        return parse_ts(message["ts"])
+
+    def _count(self, message: dict[str, Any]) -> int:
+        if "seq" in message and (self._flat_seq or "values" in message):
+            return _checked_seq(message["seq"])
+        return -1
 
     def _named(self, values: dict[str, Any]) -> list[float]:
         missing = [name for name in self._features if name not in values]
@@ -128,6 +162,38 @@ class Decoder:
                 "wrong_count", f"wanted {len(self._features)} values, got {len(values)}"
             )
         return [_number(v, name) for v, name in zip(values, self._features, strict=True)]
+
+
+class _Found(NamedTuple):
+    """Samples of a payload so far: nanoseconds, count or -1, values."""
+
+    ts: list[int]
+    seq: list[int]
+    rows: list[list[float]]
+
+    def add(self, ts: int, seq: int, row: list[float]) -> None:
+        """One more."""
+        self.ts.append(ts)
+        self.seq.append(seq)
+        self.rows.append(row)
+
+
+def _back_from_now(ts: list[int], starts: list[int], period_ns: float) -> list[int]:
+    """Times of samples without a clock, from the last one backwards, in nanoseconds.
+
+    Args:
+        ts: Of each sample, counted from the first of its message.
+        starts: Index of the first sample of each message.
+        period_ns: From the last sample of a message to the first of the next.
+    """
+    back = [0] * len(ts)
+    last, stop = 0, len(ts)  # time of the last sample of a message; index behind it
+    for start in reversed(starts):
+        for index in range(start, stop):
+            back[index] = last - (ts[stop - 1] - ts[index])
+        last, stop = back[start] - round(period_ns), start
+    _checked_ts(-back[0])
+    return back
 
 
 def parse_ts(value: Any) -> int:  # noqa: ANN401 - JSON
@@ -158,6 +224,12 @@ def ts_text(ns: int) -> str:
     return f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)
 
 
+def utc_text(ns: int) -> str:
+    """A time for people, to the millisecond: ``2026-01-05 06:00:00.000Z``."""
+    ms = ns // NS_PER_MS
+    return f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}Z"
+
+
 def float32_text(value: np.float32) -> str:
     """The shortest decimal that reads back to the same float32, as a JSON number."""
     return str(value)
@@ -172,20 +244,25 @@ def name_json(name: str) -> bytes:
 
 
 class ScoreLine(NamedTuple):
-    """What is said of one sample: a line of ``--scores``, a message of ``emit = "scores"``."""
+    """What is said of one sample: a line of ``--scores``, a message of ``emit = "scores"``.
+
+    ``seq`` is the device's own count, if it gave one.
+    """
 
     stream: str
     ts: int
     score: np.float32
     status: str
     alarm: bool
+    seq: int | None = None
 
 
 def encode_score(line: ScoreLine) -> bytes:
     """Writes a score as one JSON object."""
     stream = name_json(line.stream).decode()
+    at = ts_text(line.ts) if line.seq is None else f'{ts_text(line.ts)}, "seq": {line.seq}'
     return (
-        f'{{"stream": {stream}, "ts": {ts_text(line.ts)}, "score": {float32_text(line.score)}, '
+        f'{{"stream": {stream}, "ts": {at}, "score": {float32_text(line.score)}, '
         f'"status": "{line.status}", "alarm": {"true" if line.alarm else "false"}}}'
     ).encode()
 
@@ -201,7 +278,7 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     """The lamp of one stream changes.
 
     Attributes:
-        id: Deterministic: the same for the same model, stream, time and event.
+        id: Deterministic: the same for the same model, stream, time, event and ``seq``.
         stream: Its name.
         ts: Nanoseconds since 1970 UTC of the sample that decided.
         event: ``raised`` or ``cleared``.
@@ -209,6 +286,7 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
         status: Of that sample.
         top: The sensors with the largest shares, largest first.
         model: First 16 hexadecimal digits of the model file's SHA-256.
+        seq: The device's own count of that sample, if it gave one.
     """
 
     id: str
@@ -219,6 +297,7 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     top: tuple[Share, ...]
     model: str
+    seq: int | None = None
 
 
 def encode_flag(flag: Flag) -> bytes:
@@ -228,6 +307,7 @@ def encode_flag(flag: Flag) -> bytes:
             "id": flag.id,
             "stream": msgspec.Raw(name_json(flag.stream)),
             "ts": msgspec.Raw(ts_text(flag.ts).encode()),
+            **({} if flag.seq is None else {"seq": flag.seq}),
             "event": flag.event,
             "score": msgspec.Raw(float32_text(flag.score).encode()),
             "status": flag.status,
@@ -243,6 +323,13 @@ def _number(value: Any, name: str) -> float:  # noqa: ANN401 - JSON
     if not -FLOAT32_OVERFLOW < value < FLOAT32_OVERFLOW:
         raise PayloadError("not_finite", f"{name}: wanted a float32, got {_shown(value)}")
     return float(value)
+
+
+def _checked_seq(value: Any) -> int:  # noqa: ANN401 - JSON
+    if type(value) is not int or not 0 <= value <= MAX_SEQ:
+        got = _shown(value) if type(value) is not int or abs(value) < _LARGE else "a long number"
+        raise PayloadError("bad_seq", f"seq: wanted a whole number of 0 to {MAX_SEQ}, got {got}")
+    return value
 
 
 def _period_ns(value: Any) -> float:  # noqa: ANN401 - JSON

@@ -1,90 +1,61 @@
 """Samples in, scores and flags out. No I/O and no clock: `now` is an argument.
 
-Live, replay and (later) recovery from the journal go through `Pipeline.process`, so they cannot
+Live, replay and recovery from the journal go through `Pipeline.process`, so they cannot
 differ. What is decided here depends on a stream's own samples alone, never on how they were
 grouped or what other streams sent:
 
-    admit    is there room, is each sample after the last one and not in the future; gaps
+    admit    which samples, and in which order (`edge_runtime.admission`); gaps
     score    one model call for all streams that have a sample waiting, in order within a stream
     decide   status, alarm, flags
 
 With a model that looks ``W`` samples ahead the score of a sample comes with the ``W``-th sample
 after it. It carries the time of the sample that it belongs to, and is ``uncertain`` if any of the
-samples that it was made from is out of its plausible range: the sample itself or those ``W``. A
+samples that it was made from is in doubt: the sample itself or those ``W``. In doubt is what is out
+of its plausible range, and what comes so soon after a gap that the state may not have caught up. A
 reset gives up the scores that are still to come, and says how many.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.alarm import Event, advance
-from edge_runtime.config import AlarmConfig, PipelineConfig
+from edge_runtime.admission import Admission, Run
+from edge_runtime.alarm import QUIET, Event, advance
 from edge_runtime.contract import Contract
-from edge_runtime.payload import MAX_TS_NS, NS_PER_MS, Flag, Share, ts_text
+from edge_runtime.payload import Flag, Share, ts_text
+from edge_runtime.pending import Waiting
 from edge_runtime.results import (
+    NO_SEQ,
     OK,
     STATUS,
     UNCERTAIN,
     WARMING_UP,
     Block,
+    Evicted,
     Rejected,
     Reset,
     Result,
     Scored,
+    counted,
 )
 from edge_runtime.session import Float32, Outputs, Session
-from edge_runtime.streams import NEVER, Streams
+from edge_runtime.settings import Settings
+from edge_runtime.streams import Streams
+
+__all__ = ["MAX_CALL_ROWS", "TOP_FEATURES", "Pipeline", "Settings", "flag_id"]
 
 TOP_FEATURES = 3
 MAX_CALL_ROWS = 1 << 16  # bounds the memory of one model call
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the gateway's configuration says about one pipeline.
-
-    Attributes:
-        alarm: From score to lamp.
-        max_streams: A further stream is rejected.
-        max_gap_ns: A longer silence resets the stream; None takes the contract's.
-        max_ahead_ns: A sample further ahead of ``now`` is rejected.
-    """
-
-    alarm: AlarmConfig = field(default_factory=AlarmConfig)
-    max_streams: int = 10_000
-    max_gap_ns: int | None = None
-    max_ahead_ns: int = 60_000 * NS_PER_MS
-
-    @classmethod
-    def of(cls, config: PipelineConfig) -> "Settings":
-        """From a ``[[pipeline]]`` table."""
-        gap = config.max_gap_ms
-        return cls(
-            alarm=config.alarm,
-            max_streams=config.max_streams,
-            max_gap_ns=None if gap is None else _ns(gap),
-            max_ahead_ns=_ns(config.max_ahead_ms),
-        )
-
-
-class _Run(NamedTuple):
-    """Accepted samples of one slot that are to be scored in a row."""
-
-    ts: NDArray[np.int64]
-    values: Float32
-    reset: str  # cause of a reset before the first of them, or empty
 
 
 class _Piece(NamedTuple):
     """Scored samples of one slot, before the alarm has seen them."""
 
     ts: NDArray[np.int64]
+    seq: NDArray[np.int64] | None
     score: Float32
     status: NDArray[np.uint8]
     contribution: Float32 | None
@@ -96,18 +67,20 @@ class Pipeline:
     Args:
         session: The model.
         settings: From the gateway's configuration.
+        explain: Give each sensor's share in each score, not only with the flags.
     """
 
-    def __init__(self, session: Session, settings: Settings) -> None:
+    def __init__(self, session: Session, settings: Settings, *, explain: bool = False) -> None:
         contract = session.contract
         self.session = session
         self.settings = settings
-        self.streams = Streams(contract, settings.max_streams)
-        self._max_gap_ns = (
-            _ns(contract.max_gap_ms) if settings.max_gap_ns is None else settings.max_gap_ns
-        )
+        self._explain = explain
+        self.streams = Streams(contract, settings.max_streams, remembers=settings.arrival)
+        self._admission = Admission(contract, settings, self.streams)
+        self._may_doubt = settings.hold_of(contract) < settings.max_gap_of(contract)
+        self._max_gap_ns = settings.max_gap_of(contract)
+        self._first_now: int | None = None
         self._look_ahead = contract.look_ahead
-        self._narrow = contract.x_dtype == "float16"  # holds less than the samples' float32
         self._low, self._high = _ranges(contract)
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
 
@@ -123,97 +96,80 @@ class Pipeline:
             Scores, flags, refusals and resets. Streams stand in order of first arrival.
         """
         result = Result([], [], [], [])
-        waiting: dict[int, list[_Run]] = {}
+        if now_ns is not None and self._first_now is None:
+            self._first_now = now_ns
+        waiting: dict[int, list[Run]] = {}
         for block in blocks:
-            self._admit(block, now_ns, waiting, result)
+            slot, runs = self._admission.admit(block, now_ns, result)
+            if slot >= 0:
+                waiting.setdefault(slot, []).extend(runs)
+        slots = list(waiting)
+        self.streams.touched[slots] = True
+        if now_ns is not None:
+            self.streams.seen[slots] = now_ns
         for slot, pieces in self._score(waiting, result).items():
-            self._decide(slot, pieces, result)
+            if pieces:  # else its samples are all held
+                self._decide(slot, pieces, result)
         return result
 
     def waiting(self) -> dict[str, int]:
-        """Samples whose score has not come yet because the model looks ahead, by stream."""
+        """Samples whose score has not come yet, by stream.
+
+        The model looks ahead, or the reorder window holds them.
+        """
         slots = ((name, slot) for slot, name in enumerate(self.streams.names) if name is not None)
-        return {name: self.streams.waiting(slot) for name, slot in slots}
+        return {name: self._waiting(slot) for name, slot in slots}
 
-    def _admit(
-        self,
-        block: Block,
-        now_ns: int | None,
-        waiting: dict[int, list[_Run]],
-        result: Result,
-    ) -> None:
-        if self._narrow:
-            block = self._castable(block, result)
-        if len(block.ts) == 0:
-            return
-        slot = self.streams.find(block.stream)
-        if slot is None and self.streams.full:
-            detail = f"wanted at most {self.settings.max_streams} streams"
-            result.rejected.append(
-                Rejected(block.stream, "too_many_streams", len(block.ts), detail)
-            )
-            return
-        last = NEVER if slot is None else int(self.streams.last_ts[slot])
-        keep = self._timely(block, last, now_ns, result)
-        if not keep.any():
-            return  # a stream that has sent nothing usable takes no room
-        slot = self.streams.admit(block.stream)
-        ts, values = (
-            (block.ts, block.values) if keep.all() else (block.ts[keep], block.values[keep])
-        )
-        self.streams.last_ts[slot] = ts[-1]
-        runs = waiting.setdefault(slot, [])
-        for start, stop, cause in self._between_gaps(ts, last):
-            runs.append(_Run(ts[start:stop], values[start:stop], cause))
+    def held(self) -> int:
+        """How many of those the reorder windows hold."""
+        return sum(len(window) for window in self.streams.held.values())
 
-    def _castable(self, block: Block, result: Result) -> Block:
-        """Refuses samples that would be infinite as what the model takes."""
-        dtype = self.session.contract.x_dtype
-        with np.errstate(over="ignore"):
-            keep = np.isfinite(block.values.astype(dtype)).all(axis=1)
-        if keep.all():
-            return block
-        detail = f"wanted values that a {dtype} can hold, which the model takes"
-        result.rejected.append(Rejected(block.stream, "not_finite", int((~keep).sum()), detail))
-        return Block(block.stream, block.ts[keep], block.values[keep])
+    def _waiting(self, slot: int) -> int:
+        return self.streams.waiting(slot) + len(self.streams.held.get(slot, ()))
 
-    def _timely(
-        self, block: Block, last: int, now_ns: int | None, result: Result
-    ) -> NDArray[np.bool_]:
-        """Which samples are neither from the future nor at or before one accepted earlier."""
-        ts = block.ts
-        keep = np.ones(len(ts), np.bool_)
-        if now_ns is not None:
-            keep = ts <= now_ns + self.settings.max_ahead_ns
-            self._refuse(
-                block, ~keep, "future", f"the gateway's clock at {ts_text(now_ns)}", result
-            )
-        if keep.all() and ts[0] > last and (len(ts) == 1 or bool((ts[1:] > ts[:-1]).all())):
-            return keep
-        newest = np.maximum.accumulate(np.where(keep, ts, NEVER))
-        before = np.maximum(np.concatenate([[last], newest[:-1]]), last)
-        late: NDArray[np.bool_] = keep & (ts <= before)
-        seen = ts_text(int(before[np.argmax(late)])) if late.any() else ""
-        self._refuse(block, late, "late", f"the last sample at {seen}", result)
-        return np.logical_and(keep, ~late)
+    def idle(self, before_ns: int) -> list[str]:
+        """Streams that nothing but their name and their watermark would be missed of.
 
-    def _refuse(
-        self, block: Block, which: NDArray[np.bool_], cause: str, against: str, result: Result
-    ) -> None:
-        if which.any():
-            first = ts_text(int(block.ts[np.argmax(which)]))
-            detail = f"ts {first} against {against}"
-            result.rejected.append(Rejected(block.stream, cause, int(which.sum()), detail))
+        Such a stream's next sample starts it afresh anyway, and its alarm is quiet: its lamp is
+        dark and no sample speaks for lighting it. Its silence is measured three times. By the
+        gateway's clock nothing has arrived since ``before_ns``, and its own samples are older than
+        that. And the newest sample of any stream is so much newer than its own that a backlog that
+        the broker has kept for all of them cannot be mistaken for silence.
 
-    def _between_gaps(self, ts: NDArray[np.int64], last: int) -> Iterable[tuple[int, int, str]]:
-        """Ranges of samples with no long silence inside, and why each starts afresh."""
-        gaps = np.flatnonzero(np.diff(ts) > self._max_gap_ns) + 1
-        first = "gap" if last != NEVER and ts[0] - last > self._max_gap_ns else ""
-        edges = [0, *gaps.tolist(), len(ts)]
-        for index, (start, stop) in enumerate(pairwise(edges)):
-            yield start, stop, "gap" if index else first
+        Args:
+            before_ns: The gateway's clock less the silence that is wanted, in nanoseconds.
 
-    def _score(self, waiting: dict[int, list[_Run]], result: Result) -> dict[int, list[_Piece]]:
+        Returns:
+            Their names; none before the gateway's clock was known for that long.
+        """
+        streams = self.streams
+        if self._first_now is None or self._first_now >= before_ns or not len(streams):
+            return []
+        longest = max(self._max_gap_ns, self.settings.evict_after_ns or 0)
+        newest = streams.newest()
+        cut = min(before_ns, int(newest.max()) - longest)
+        old = (newest < cut) & (streams.seen < before_ns)
+        found = ((slot, streams.names[slot]) for slot in np.flatnonzero(old[: len(streams.names)]))
+        return [n for slot, n in found if n is not None and streams.alarms[slot] == QUIET]
+
+    def evict(self, names: Iterable[str]) -> list[Evicted]:
+        """Forgets some streams and makes room for others.
+
+        Args:
+            names: Such as `idle` gives; one that is not known is passed over.
+
+        Returns:
+            What was forgotten of each known one.
+        """
+        evicted, newest = [], self.streams.newest()
+        for name in names:
+            slot = self.streams.find(name)
+            if slot is not None:
+                evicted.append(Evicted(name, int(newest[slot]), self._waiting(slot)))
+                self.streams.evict(name)
+        return evicted
+
+    def _score(self, waiting: dict[int, list[Run]], result: Result) -> dict[int, list[_Piece]]:
         """Runs the model until nothing waits.
 
         Each call takes every stream that has samples, for as many steps as the shortest has.
@@ -230,25 +186,28 @@ class Pipeline:
             for slot, run in zip(slots, runs, strict=True):
                 if run.reset:
                     self._reset_before(slot, run, result)
+                elif run.missed:
+                    uncertain = self.streams.uncertain
+                    uncertain[slot] = max(run.missed, int(uncertain[slot]))
             outputs = self._call(slots, runs, steps)
             for row, (slot, run) in enumerate(zip(slots, runs, strict=True)):
                 scored = self._finite_steps(slot, outputs.score[:, row])
                 self._collect(slot, run, outputs, (row, scored), pieces)
                 if scored < steps:
                     self._refuse_score(slot, run, scored, result)
-                    active[slot].extend(_cautiously(_after(run, scored + 1)))
+                    active[slot].extend(_cautiously(run.after(scored + 1)))
                 elif steps < len(run.ts):
-                    active[slot].append(_after(run, steps))
+                    active[slot].append(run.after(steps))
                 if not active[slot]:
                     del active[slot]
         return pieces
 
-    def _reset_before(self, slot: int, run: _Run, result: Result) -> None:
+    def _reset_before(self, slot: int, run: Run, result: Result) -> None:
         unscored = self.streams.waiting(slot)
         result.resets.append(Reset(self._name(slot), int(run.ts[0]), run.reset, unscored))
-        self.streams.reset(slot)
+        self.streams.reset(slot, keep=True)
 
-    def _call(self, slots: list[int], runs: list[_Run], steps: int) -> Outputs:
+    def _call(self, slots: list[int], runs: list[Run], steps: int) -> Outputs:
         x = np.stack([run.values[:steps] for run in runs], axis=1)
         outputs, state = self.session.run(x, self.streams.take(slots))
         self.streams.put(slots, state)
@@ -264,23 +223,24 @@ class Pipeline:
     def _collect(
         self,
         slot: int,
-        run: _Run,
+        run: Run,
         outputs: Outputs,
         where: tuple[int, int],
         pieces: dict[int, list[_Piece]],
     ) -> None:
         row, steps = where
-        ts, void = run.ts[:steps], 0
-        outside = self._outside(run.values[:steps])
+        run, void = run.first(steps), 0
+        ts, seq, doubtful = run.ts, run.seq, self._doubtful(slot, run.values)
         if self._look_ahead:
             void = min(steps, self._void(slot))
-            ts, outside = self._belated(slot, ts, outside, steps - void)
+            ts, seq, doubtful = self._belated(slot, run, doubtful, steps - void)
         contribution = outputs.contribution
         pieces[slot].append(
             _Piece(
                 ts,
+                seq,
                 outputs.score[void:steps, row],
-                self._status(slot, len(ts), outside),
+                self._status(slot, len(ts), doubtful),
                 None if contribution is None else contribution[void:steps, row],
             )
         )
@@ -291,19 +251,39 @@ class Pipeline:
         return max(0, self._look_ahead - int(self.streams.steps[slot]))
 
     def _belated(
-        self, slot: int, ts: NDArray[np.int64], outside: NDArray[np.bool_] | None, count: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Times of the ``count`` samples whose scores have come, and which were made out of range.
+        self,
+        slot: int,
+        run: Run,
+        doubtful: NDArray[np.bool_] | None,
+        count: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.bool_]]:
+        """The ``count`` samples whose scores have come, and which scores are in doubt.
 
         Args:
             slot: Whose.
-            ts: Times of the samples that the model has just seen; the last ones wait from now on.
-            outside: Which of them are out of range.
+            run: The samples that the model has just seen; the last ones wait from now on.
+            doubtful: Which of them are in doubt.
             count: How many scores have come.
         """
-        marks = np.zeros(len(ts), np.bool_) if outside is None else outside
-        ts, marks = self.streams.pending.after(slot, self.streams.waiting(slot), ts, marks)
-        return ts[:count], _any_ahead(marks, self._look_ahead, count)
+        steps = len(run.ts)
+        marks = np.zeros(steps, np.bool_) if doubtful is None else doubtful
+        seq = np.full(steps, NO_SEQ) if run.seq is None else run.seq
+        more = Waiting(run.ts, seq, marks)
+        ts, seq, marks = self.streams.pending.after(slot, self.streams.waiting(slot), more)
+        return ts[:count], counted(seq[:count]), _any_ahead(marks, self._look_ahead, count)
+
+    def _doubtful(self, slot: int, values: Float32) -> NDArray[np.bool_] | None:
+        """Which samples are out of range or come soon after a gap; None if none is."""
+        outside = self._outside(values)
+        if not self._may_doubt:
+            return outside
+        left = min(int(self.streams.uncertain[slot]), len(values))
+        if left == 0:
+            return outside
+        self.streams.uncertain[slot] -= left
+        doubtful = np.zeros(len(values), np.bool_) if outside is None else outside
+        doubtful[:left] = True
+        return doubtful
 
     def _outside(self, values: Float32) -> NDArray[np.bool_] | None:
         """Which samples have a value out of its plausible range; None if all are plausible."""
@@ -314,18 +294,18 @@ class Pipeline:
         return outside
 
     def _status(
-        self, slot: int, count: int, outside: NDArray[np.bool_] | None
+        self, slot: int, count: int, doubtful: NDArray[np.bool_] | None
     ) -> NDArray[np.uint8]:
         status = np.full(count, OK, np.uint8)
-        if outside is not None:
-            status[outside] = UNCERTAIN
+        if doubtful is not None:
+            status[doubtful] = UNCERTAIN
         scored = max(0, int(self.streams.steps[slot]) - self._look_ahead)
         warming = self.session.contract.warm_up_steps - scored
         if warming > 0:
             status[:warming] = WARMING_UP
         return status
 
-    def _refuse_score(self, slot: int, run: _Run, index: int, result: Result) -> None:
+    def _refuse_score(self, slot: int, run: Run, index: int, result: Result) -> None:
         """Refuses a sample after the model has seen it: the state is spoilt from there on."""
         name, cause, newest = self._name(slot), "not_finite_score", int(run.ts[index])
         ahead = self._look_ahead
@@ -336,14 +316,16 @@ class Pipeline:
         self.streams.reset(slot)
 
     def _decide(self, slot: int, pieces: list[_Piece], result: Result) -> None:
-        ts, score, status = (
-            np.concatenate([piece[column] for piece in pieces]) for column in range(3)
-        )
+        ts = np.concatenate([piece.ts for piece in pieces])
+        score = np.concatenate([piece.score for piece in pieces])
+        status = np.concatenate([piece.status for piece in pieces])
         state, transitions, lit = advance(
             self.streams.alarms[slot], score, status == OK, self.settings.alarm
         )
         self.streams.alarms[slot] = state
-        scored = Scored(self._name(slot), ts, score, status, lit)
+        explained = _all_shares(pieces) if self._explain else None
+        counts = _counts(pieces)
+        scored = Scored(self._name(slot), ts, score, status, lit, counts, explained)
         result.scored.append(scored)
         for index, event in transitions:
             shares = _share_at(pieces, index)
@@ -351,10 +333,12 @@ class Pipeline:
 
     def _flag(self, scored: Scored, index: int, event: Event, shares: Float32 | None) -> Flag:
         ts, model = int(scored.ts[index]), self.session.digest[:16]
+        seq = scored.seq_at(index)
         return Flag(
-            id=flag_id(self.session.digest, scored.stream, ts, event),
+            id=flag_id(self.session.digest, scored.stream, ts, event, seq),
             stream=scored.stream,
             ts=ts,
+            seq=seq,
             event=event,
             score=scored.score[index],
             status=STATUS[scored.status[index]],
@@ -374,7 +358,7 @@ class Pipeline:
         return name
 
 
-def flag_id(digest: str, stream: str, ts_ns: int, event: str) -> str:
+def flag_id(digest: str, stream: str, ts_ns: int, event: str, seq: int | None = None) -> str:
     """The id of a flag: the same wherever and whenever the same thing is decided.
 
     Args:
@@ -382,19 +366,17 @@ def flag_id(digest: str, stream: str, ts_ns: int, event: str) -> str:
         stream: Name of the stream.
         ts_ns: Nanoseconds since 1970 UTC.
         event: ``raised`` or ``cleared``.
+        seq: The device's own count of the sample, if it gave one.
 
     Returns:
         32 hexadecimal digits.
     """
-    key = "\0".join((digest, stream, str(ts_ns), event))
+    count = () if seq is None else (str(seq),)
+    key = "\0".join((digest, stream, str(ts_ns), event, *count))
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _after(run: _Run, steps: int) -> _Run:
-    return _Run(run.ts[steps:], run.values[steps:], "")
-
-
-def _cautiously(run: _Run) -> list[_Run]:
+def _cautiously(run: Run) -> list[Run]:
     """A run in parts of 1, 2, 4, ... samples, the last part first.
 
     Where one score was not finite the next ones may not be either. Each of them spoils what the
@@ -403,8 +385,8 @@ def _cautiously(run: _Run) -> list[_Run]:
     parts = []
     length = 1
     while len(run.ts):
-        parts.append(_Run(run.ts[:length], run.values[:length], ""))
-        run, length = _after(run, length), 2 * length
+        parts.append(run.first(length))
+        run, length = run.after(length), 2 * length
     return parts[::-1]
 
 
@@ -413,6 +395,18 @@ def _any_ahead(marks: NDArray[np.bool_], ahead: int, count: int) -> NDArray[np.b
     sums = np.concatenate([[0], np.cumsum(marks)])
     found: NDArray[np.bool_] = sums[ahead + 1 : ahead + 1 + count] > sums[:count]
     return found
+
+
+def _all_shares(pieces: list[_Piece]) -> Float32 | None:
+    shares = [piece.contribution for piece in pieces if piece.contribution is not None]
+    return np.concatenate(shares) if shares else None
+
+
+def _counts(pieces: list[_Piece]) -> NDArray[np.int64] | None:
+    if all(piece.seq is None for piece in pieces):
+        return None
+    counts = (np.full(len(p.ts), NO_SEQ) if p.seq is None else p.seq for p in pieces)
+    return counted(np.concatenate(list(counts)))
 
 
 def _share_at(pieces: list[_Piece], index: int) -> Float32 | None:
@@ -429,8 +423,3 @@ def _ranges(contract: Contract) -> tuple[Float32, Float32]:
     high = [np.inf if f.high is None else f.high for f in contract.features]
     with np.errstate(over="ignore"):
         return np.asarray(low, np.float32), np.asarray(high, np.float32)
-
-
-def _ns(ms: float) -> int:
-    """Milliseconds of a setting in nanoseconds; one beyond all time stays within an int64."""
-    return round(min(ms * NS_PER_MS, MAX_TS_NS // 2))

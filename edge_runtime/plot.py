@@ -15,6 +15,7 @@ from edge_runtime.config import AlarmConfig
 from edge_runtime.contract import Contract, Feature
 from edge_runtime.errors import AndonError
 from edge_runtime.files import replacing
+from edge_runtime.past import Reasons, most_telling, shortened
 from edge_runtime.payload import NS_PER_MS, Flag
 from edge_runtime.replay import Readings
 from edge_runtime.results import OK, WARMING_UP, Scored
@@ -32,6 +33,8 @@ MAX_POINTS = 6_000
 MAX_STREAMS = 40
 MAX_SENSORS = 24
 MAX_NAME = 28
+MAX_REASONS = 6  # sensors in the picture of a flag
+MAX_LEGEND = 160  # letters in a line of it
 WIDTH_IN, PANEL_IN = 12.0, 1.15
 
 
@@ -45,7 +48,7 @@ class _Machine:
 
     @property
     def name(self) -> str:
-        return _printable(self.readings.stream)
+        return printable(self.readings.stream)
 
     @property
     def sensors(self) -> Counter[str]:
@@ -88,7 +91,8 @@ def plot_replay(
         The files written.
 
     Raises:
-        AndonError: If matplotlib is not installed or does not know the format.
+        AndonError: If matplotlib is not installed or does not know the format, or the file cannot
+            be written.
     """
     scale = _Scale(alarm, contract.max_gap_ms * NS_PER_MS)
     raised: dict[str, list[Flag]] = {stream.stream: [] for stream in readings}
@@ -100,14 +104,83 @@ def plot_replay(
         for stream in readings
     ]
     if len(machines) == 1:
-        return [_save(_detail(machines[0], contract, scale), path)]
+        return [save_figure(_detail(machines[0], contract, scale), path)]
     machines.sort(key=lambda machine: -len(machine.raised))  # stable: the file order within
-    written = [_save(_overview(machines, scale), path)]
+    written = [save_figure(_overview(machines, scale), path)]
     for machine in machines[:MAX_STREAMS]:
         if machine.raised:
             beside = _beside(path, machine.readings.stream, written)
-            written.append(_save(_detail(machine, contract, scale), beside))
+            written.append(save_figure(_detail(machine, contract, scale), beside))
     return written
+
+
+def plot_flag(path: Path, reasons: Reasons) -> Path:
+    """Draws what led to a flag: the sensors behind it, the score, each sensor's share in it.
+
+    Args:
+        path: Where to; the suffix says the format, none means PNG.
+        reasons: What led to it.
+
+    Returns:
+        The file written.
+
+    Raises:
+        AndonError: If matplotlib is not installed or does not know the format, or the file cannot
+            be written.
+    """
+    contract, alarm = reasons.contract, reasons.settings.alarm
+    scale = _Scale(alarm, contract.max_gap_ms * NS_PER_MS)
+    shares = {str(one["feature"]): float(one["share"]) for one in reasons.flag.message["top"]}
+    machine = _Machine(reasons.readings, reasons.scored, ())
+    units = {feature.name: feature.unit for feature in contract.features}
+    shown = most_telling(reasons)[:MAX_REASONS]
+    bands = [] if reasons.scored.contribution is None else [1.2]
+    figure, axes = _panels([1.0] * len(shown) + [1.7, *bands], shared=True)
+    for axis, sensor in zip(axes, shown, strict=False):
+        column = machine.readings.values[:, contract.feature_names.index(sensor)]
+        _line(axis, machine.readings.ts, column, scale, color=LINE, linewidth=0.9)
+        lines = [printable(sensor), *([f"[{printable(units[sensor])}]"] if units[sensor] else [])]
+        if sensor in shares:
+            lines.append(f"{shares[sensor]:.0%} of the score")
+        _label(axis, "\n".join(lines), color=ALARM if sensor in shares else "black")
+    score = axes[len(shown)]
+    _label(score, "score")
+    _score_panel(score, machine, scale)
+    if reasons.scored.contribution is not None:
+        _label(axes[-1], "share in\nthe score")
+        _share_panel(axes[-1], reasons)
+    for axis in axes:
+        _shade(axis, machine)
+        at = float(_days(np.array([reasons.flag.ts]))[0])
+        axis.axvline(at, color="black", linewidth=1.4, linestyle="--")
+    when = f"{datetime.fromtimestamp(reasons.flag.ts / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    event = reasons.flag.message["event"]
+    _title(axes[0], f"{machine.name}: {event} at {when}, the dashed line")
+    _finish(figure, axes, [machine], alarm)
+    return save_figure(figure, path)
+
+
+def _share_panel(axis: "Axes", reasons: Reasons) -> None:
+    """Each sensor's share in the score over time, those with the largest at the flag by name."""
+    shares = reasons.scored.contribution
+    if shares is None:
+        return
+    order = most_telling(reasons)
+    named, rest = order[:MAX_REASONS], order[MAX_REASONS:]
+    if len(rest) == 1:
+        named, rest = order, []
+    index = reasons.contract.feature_names.index
+    rows = [shares[:, index(name)] for name in named]
+    names = [printable(name) for name in named]
+    if rest:
+        rows.append(shares[:, [index(name) for name in rest]].sum(axis=1))
+        names.append(f"{len(rest)} others")
+    axis.stackplot(_days(reasons.scored.ts), *rows, labels=names, alpha=0.8, linewidth=0)
+    axis.set_ylim(0.0, 1.0)
+    room = MAX_LEGEND // (max(map(len, names)) + len("[] "))
+    columns = min(len(names), max(room, 1))
+    legend = axis.legend(loc="upper left", fontsize=6, ncols=columns, framealpha=0.6)
+    legend.set_in_layout(False)  # long names must not push the panels aside
 
 
 def _detail(machine: _Machine, contract: Contract, scale: _Scale) -> "Figure":
@@ -123,9 +196,9 @@ def _detail(machine: _Machine, contract: Contract, scale: _Scale) -> "Figure":
         if share >= 1 / len(names):  # more than if all sensors took part alike
             note = f"explains {share:.0%} of the first alarm"
             axis.set_title(note, loc="right", fontsize=8, color=ALARM, pad=2)
-        unit = f"\n[{_printable(sensor.unit)}]" if sensor.unit else ""
+        unit = f"\n[{printable(sensor.unit)}]" if sensor.unit else ""
         color = ALARM if share == max(explained.values(), default=1.0) else "black"
-        _label(axis, _printable(sensor.name) + unit, color=color)
+        _label(axis, printable(sensor.name) + unit, color=color)
     _label(axes[-1], "score")
     _score_panel(axes[-1], machine, scale)
     for axis in axes:
@@ -271,10 +344,10 @@ def _days(ts: NDArray[np.int64]) -> NDArray[np.float64]:
     return ts / (86_400 * 1e9)
 
 
-def _printable(name: str) -> str:
-    """A name for a picture: no control characters, and the end of it if it is long."""
+def printable(name: str) -> str:
+    """A name for a picture: no control characters, and both ends of it if it is long."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-    return text if len(text) <= MAX_NAME else f"\N{HORIZONTAL ELLIPSIS}{text[1 - MAX_NAME :]}"
+    return shortened(text, MAX_NAME)
 
 
 def _label(axis: "Axes", text: str, color: str = "black") -> None:
@@ -349,11 +422,18 @@ def _beside(path: Path, stream: str, written: Sequence[Path]) -> Path:
     return found
 
 
-def _save(figure: "Figure", path: Path) -> Path:
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Writes a picture; the file is the old one or the whole new one.
+
+    Raises:
+        AndonError: If matplotlib does not know the format, or the file cannot be written.
+    """
     try:
         with replacing(path) as temporary, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # a box stands for what no font has
             figure.savefig(temporary, dpi=110, format=path.suffix[1:] or "png")
     except ValueError as error:
         raise AndonError(f"{path}: {error}") from error
+    except OSError as error:
+        raise AndonError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path

@@ -17,9 +17,10 @@ from edge_runtime.errors import RecordedFileError
 from edge_runtime.payload import FLOAT32_OVERFLOW
 from edge_runtime.pipeline import MAX_CALL_ROWS, Pipeline
 from edge_runtime.recorded import RecordedStream
-from edge_runtime.results import Block, Rejected, Result
+from edge_runtime.results import NO_SEQ, Block, Rejected, Result, counted
 
 LARGEST_CHUNK = 4096
+EXACT = 2**53  # a float64 holds every whole number up to here
 
 
 class Readings(NamedTuple):
@@ -30,12 +31,14 @@ class Readings(NamedTuple):
         ts: ``[row]``, nanoseconds since 1970 UTC.
         values: ``[row, feature]``; NaN where the cell is missing.
         label: ``[row]``, True where the label column says that something was wrong; or None.
+        seq: ``[row]``, the device's own count, `NO_SEQ` where the cell is missing; or None.
     """
 
     stream: str
     ts: NDArray[np.int64]
     values: NDArray[np.float64]
     label: NDArray[np.bool_] | None
+    seq: NDArray[np.int64] | None = None
 
 
 def readings_of(
@@ -43,6 +46,7 @@ def readings_of(
     contract: Contract,
     label: str | None,
     on_notice: Callable[[str], None],
+    seq: str | None = None,
 ) -> list[Readings]:
     """Finds the model's sensors in recorded streams, by name.
 
@@ -51,14 +55,15 @@ def readings_of(
         contract: Says which sensors, and in which order.
         label: Column that is not 0 where something was wrong.
         on_notice: Told once which further columns are ignored.
+        seq: Column with the device's own count.
 
     Returns:
         One entry for each stream.
 
     Raises:
-        RecordedFileError: If a sensor or the label column is missing.
+        RecordedFileError: If a sensor or one of the two columns is missing, or a count is none.
     """
-    wanted = [*contract.feature_names, *([label] if label else [])]
+    wanted = [*contract.feature_names, *(name for name in (label, seq) if name)]
     ignored: dict[str, None] = {}
     readings = []
     for stream in recorded:
@@ -67,10 +72,25 @@ def readings_of(
         ignored |= dict.fromkeys(name for name in stream.columns if name not in wanted)
         index = [stream.columns.index(name) for name in contract.feature_names]
         marks = None if label is None else np.nan_to_num(stream.column(label)) != 0
-        readings.append(Readings(stream.name, stream.ts, stream.values[:, index], marks))
+        counts = None if seq is None else _counts(stream, seq)
+        readings.append(Readings(stream.name, stream.ts, stream.values[:, index], marks, counts))
     if ignored:
         on_notice(f"ignored, not in the model: {', '.join(ignored)}")
     return readings
+
+
+def _counts(stream: RecordedStream, name: str) -> NDArray[np.int64]:
+    """A column of whole numbers; files are read as float64, which holds them up to 2^53."""
+    column = stream.column(name)
+    counts = np.where(np.isnan(column), NO_SEQ, column)
+    wrong = (counts < NO_SEQ) | (counts > EXACT) | (counts % 1 != 0) | (column == NO_SEQ)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise RecordedFileError(
+            f"{stream.path}: column {name!r}: wanted whole numbers of 0 to {EXACT}, "
+            f"got {column[row]:g} in row {row}"
+        )
+    return counts.astype(np.int64)
 
 
 def _require(stream: RecordedStream, name: str) -> None:
@@ -128,4 +148,6 @@ def _complete(stream: Readings, window: slice, contract: Contract) -> tuple[Bloc
             detail = f"wanted a float32 for {name!r}, {got}"
             samples = int(cells.any(axis=1).sum())
             rejected.append(Rejected(stream.stream, cause, samples, detail))
-    return Block(stream.stream, ts[usable], values[usable].astype(np.float32)), rejected
+    seq = None if stream.seq is None else counted(stream.seq[window][usable])
+    block = Block(stream.stream, ts[usable], values[usable].astype(np.float32), seq)
+    return block, rejected

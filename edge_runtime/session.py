@@ -41,11 +41,13 @@ class Session:
     Attributes:
         contract: What the file promises.
         digest: SHA-256 of the file, hexadecimal.
+        content: The file.
     """
 
-    def __init__(self, inference: ort.InferenceSession, contract: Contract, digest: str) -> None:
+    def __init__(self, inference: ort.InferenceSession, contract: Contract, content: bytes) -> None:
         self.contract = contract
-        self.digest = digest
+        self.digest = hashlib.sha256(content).hexdigest()
+        self.content = content
         self._inference = inference
         self._contributes = contract.contribution is not None
         self._outputs = [contract.score, *([contract.contribution] if self._contributes else [])]
@@ -180,7 +182,7 @@ def session_from_bytes(content: bytes) -> Session:
         )
     contract = decode_contract(document)
     contract.check_graph(inputs, outputs)
-    session = Session(inference, contract, hashlib.sha256(content).hexdigest())
+    session = Session(inference, contract, content)
     check_golden(session)
     check_exact(session)
     return session

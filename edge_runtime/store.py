@@ -1,13 +1,16 @@
 """The durable part, behind one seam: receive -> process -> commit -> acknowledge -> publish.
 
-What `Store.commit` was given must survive before a message is acknowledged. `MemoryStore` survives
-nothing but a reconnect: it holds the place of the journal and the outbox.
+What `Store.commit` was given must survive before a message is acknowledged. The store of a gateway
+is `edge_runtime.journal.Journal`; `MemoryStore` survives nothing but a reconnect, and is there to
+measure what the journal costs.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from edge_runtime.payload import Flag
 from edge_runtime.results import Block
 
 
@@ -18,34 +21,142 @@ class Publication(NamedTuple):
     payload: bytes
 
 
+class Raised(NamedTuple):
+    """A flag as it is remembered, to be explained later.
+
+    Attributes:
+        pipeline: Index of its pipeline.
+        flag: What was decided.
+        payload: What is published of it.
+    """
+
+    pipeline: int
+    flag: Flag
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Group:
+    """What one batch of messages leads to. Pipelines are told apart by their index.
+
+    Attributes:
+        admitted: The samples that each pipeline took, in order.
+        evicted: The streams that each pipeline has forgotten, before it took any of those samples.
+        publications: What is to be published, in order.
+        flags: The flags among them.
+    """
+
+    admitted: dict[int, list[Block]] = field(default_factory=dict)
+    evicted: dict[int, list[str]] = field(default_factory=dict)
+    publications: list[Publication] = field(default_factory=list)
+    flags: list[Raised] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing in it has to survive."""
+        return not (self.admitted or self.evicted or self.publications)
+
+
+class Start(NamedTuple):
+    """How one pipeline has started.
+
+    Attributes:
+        streams: Streams that go on where they were.
+        samples: Samples of the journal that were run again for that.
+        cold: Why it starts without any state; empty if it does not.
+        lost: There was a state, and it is not used.
+    """
+
+    streams: int
+    samples: int
+    cold: str
+    lost: bool
+
+
 class Store(Protocol):
-    """What the daemon asks of a store."""
+    """What the daemon asks of a store.
 
-    def commit(self, blocks: Sequence[Block], publications: Sequence[Publication]) -> None:
-        """Makes the samples of one group and what follows from them durable, all or nothing.
+    Attributes:
+        starts: How each pipeline has started; empty before `open`.
+        aside: What was set aside since the start, each with the reason.
+        topics: Topic patterns that it has seen, also those that are not configured any more.
+    """
 
-        Args:
-            blocks: The samples, as the pipelines took them, in order.
-            publications: The flags and scores that they led to, in order.
+    starts: list[Start]
+    aside: list[str]
+    topics: list[str]
+
+    def open(self) -> None:
+        """Brings every stream to where it was; nothing if that has been done.
+
+        Raises:
+            StoreUnavailableError: If that is not possible now. It may be tried again.
         """
         ...
 
-    def outbox(self) -> Iterator[Publication]:
-        """Gives every publication that has been committed and not yet handed to the broker."""
+    def commit(self, group: Group) -> None:
+        """Makes the samples of one group and what follows from them durable, all or nothing.
+
+        Raises:
+            StoreUnavailableError: If that is not possible now. The same group may be tried again,
+                and no other before it.
+        """
+        ...
+
+    def outbox(self) -> Iterator[tuple[Publication, int]]:
+        """Gives every publication that was not given before, oldest first, with a token."""
+        ...
+
+    def delivered(self, tokens: Sequence[int]) -> None:
+        """Takes note that the broker has a publication; with its token, once for each."""
+        ...
+
+    def tidy(self, now_ns: int) -> None:
+        """Does what must be done now and then, when it is time to; costs nothing otherwise.
+
+        Args:
+            now_ns: The gateway's clock, nanoseconds since 1970 UTC.
+
+        Raises:
+            StoreUnavailableError: If that is not possible now.
+        """
+        ...
+
+    def close(self) -> None:
+        """Comes to an end, so that the next start is quick.
+
+        Raises:
+            StoreUnavailableError: If something cannot be written, without which it works as well.
+        """
         ...
 
 
 class MemoryStore:
-    """Keeps the outbox in memory and no journal: after a restart every stream warms up again."""
+    """Keeps the outbox in memory and no journal."""
 
     def __init__(self) -> None:
+        self.starts: list[Start] = []
+        self.aside: list[str] = []
+        self.topics: list[str] = []
         self._outbox: deque[Publication] = deque()
 
-    def commit(self, blocks: Sequence[Block], publications: Sequence[Publication]) -> None:  # noqa: ARG002 - no journal
-        """Takes the publications into the outbox."""
-        self._outbox.extend(publications)
+    def open(self) -> None:
+        """There is nothing to open."""
 
-    def outbox(self) -> Iterator[Publication]:
+    def commit(self, group: Group) -> None:
+        """Takes the publications into the outbox."""
+        self._outbox.extend(group.publications)
+
+    def outbox(self) -> Iterator[tuple[Publication, int]]:
         """Gives each publication once, oldest first."""
         while self._outbox:
-            yield self._outbox.popleft()
+            yield self._outbox.popleft(), 0
+
+    def delivered(self, tokens: Sequence[int]) -> None:
+        """Nothing waits for it."""
+
+    def tidy(self, now_ns: int) -> None:
+        """Nothing has to be done."""
+
+    def close(self) -> None:
+        """Nothing has to be closed."""

@@ -45,7 +45,7 @@ class StreamSummary:
         lit: Samples with the lamp lit.
         resets: How often it started afresh after a gap.
         unscored: Samples without a score because the model looks ahead: the last ones before each
-            reset, and at the end.
+            reset, and at the end; and those that the reorder window holds at the end.
         status: Samples by status.
         largest: Largest score with status ok, and when (nanoseconds).
     """
@@ -69,18 +69,21 @@ class Summary:
         keep: Whether to keep scores for `series` and `events`.
 
     Attributes:
+        enter: The alarm level of what is added next.
         streams: By name, in order of appearance.
         flags: All of them, in order.
         rejected: Samples by cause.
+        held: Samples that the reorder windows hold at the end.
     """
 
     def __init__(self, enter: float, *, keep: bool) -> None:
-        self._enter = enter
+        self.enter = enter
         self._keep = keep
         self._scored: dict[str, list[Scored]] = {}
         self.streams: dict[str, StreamSummary] = {}
         self.flags: list[Flag] = []
         self.rejected: Counter[str] = Counter()
+        self.held = 0
 
     def add(self, result: Result) -> None:
         """Takes one more result."""
@@ -95,8 +98,14 @@ class Summary:
             self._of(reset.stream).resets += 1
             self._of(reset.stream).unscored += reset.unscored
 
-    def end(self, waiting: Mapping[str, int]) -> None:
-        """Takes the samples whose score has not come when there are no more, by stream."""
+    def end(self, waiting: Mapping[str, int], held: int = 0) -> None:
+        """Takes what has no score when there are no more samples.
+
+        Args:
+            waiting: The samples whose score has not come, by stream.
+            held: How many of them the reorder windows hold.
+        """
+        self.held = held
         for stream, samples in waiting.items():
             self._of(stream).unscored += samples
 
@@ -116,7 +125,7 @@ class Summary:
         ok = scored.status == OK
         summary.samples += len(scored.ts)
         exact = scored.score.astype(np.float64)  # compared as `edge_runtime.alarm` does
-        summary.above += int((ok & (exact > self._enter)).sum())
+        summary.above += int((ok & (exact > self.enter)).sum())
         summary.lit += int(scored.alarm.sum())
         for status, count in zip(*np.unique(scored.status, return_counts=True), strict=True):
             summary.status[STATUS[status]] += int(count)

@@ -144,6 +144,28 @@ def overlaps(received: TopicPattern, other: TopicPattern | Template) -> bool:
     return len(ours) == len(theirs) and all(map(_levels_meet, ours, theirs))
 
 
+def covers(wide: TopicPattern, narrow: TopicPattern) -> bool:
+    """Whether a subscription to the one brings every topic of the other."""
+    ours, theirs = wide.filter.split("/"), narrow.filter.split("/")
+    return len(ours) == len(theirs) and all(
+        level in ("+", other) for level, other in zip(ours, theirs, strict=True)
+    )
+
+
+def subscriptions(patterns: Sequence[TopicPattern]) -> list[str]:
+    """What to subscribe to: no filter within another.
+
+    A broker may deliver a message once for each subscription that it matches (OASIS MQTT 5.0,
+    section 3.3.4), without a sign that the second is a copy.
+    """
+    filters = {pattern.filter: pattern for pattern in patterns}
+    return [
+        name
+        for name, narrow in filters.items()
+        if not any(covers(wide, narrow) for wide in filters.values() if wide.filter != name)
+    ]
+
+
 def _levels_meet(level: str, other: str) -> bool:
     if _is_placeholder(level):
         return True

@@ -146,7 +146,7 @@ def _why_not_at_once(
     """Why the model is not the same at once and step by step; None if it is."""
     if not meaning.timed:
         return None
-    session = Session(inference, contract, "")
+    session = Session(inference, contract, b"")
     x = _samples(contract, 2, seed=1)
     try:
         check_equal_runs(session, x)
@@ -174,7 +174,7 @@ def _probed(
     inference: ort.InferenceSession, contract: Contract, request: Request
 ) -> tuple[int, list[str]]:
     """Tests the contract; the batches tried and what is worth knowing."""
-    session = Session(inference, contract, "")
+    session = Session(inference, contract, b"")
     x = _samples(contract, 2, seed=3)
     ran = check_equal_runs(session, x)
     warnings = check_states(session, x, ran.state)
@@ -212,7 +212,7 @@ def _one_stream_warnings(
     many = msgspec.structs.replace(contract, one_stream=False) if _could_batch(contract) else None
     if many is not None:
         try:
-            check_rows(Session(inference, many, ""), STEPS + contract.look_ahead)
+            check_rows(Session(inference, many, b""), STEPS + contract.look_ahead)
         except (AdoptError, ModelError):
             return [text]
         return [f"{text}; its rows are independent, --one-stream is not needed"]
@@ -233,7 +233,7 @@ def _golden(foreign: Foreign, contract: Contract) -> Golden:
     features = len(contract.features)
     steps = max(LEAST_GOLDEN_STEPS, min(STEPS, GOLDEN_CELLS // (features * GOLDEN_STREAMS)))
     x = made_up(steps + contract.look_ahead, GOLDEN_STREAMS, features, seed=20)
-    plain = Session(open_inference(foreign.content, optimise=False), contract, "")
+    plain = Session(open_inference(foreign.content, optimise=False), contract, b"")
     outputs = run_in_chunks(plain, x.astype(np.float32), len(x)).outputs
     share = outputs.contribution
     return Golden(

@@ -8,7 +8,7 @@ import click
 
 from export.module import Wanted, export_module
 from export.to_onnx import Exported, export_checkpoint
-from train.detector import load_checkpoint
+from train.detectors import load_checkpoint
 
 EXAMPLES = """\b
 Example: andon export run -o pump.onnx

@@ -60,6 +60,7 @@ def _contract(model: Model, meta: dict[str, Any], samples: Samples) -> Contract:
                 shape=_with_stream(state[name].shape, axis),
                 dtype=str(state[name].dtype).removeprefix("torch."),
                 initial=float(state[name].flatten()[0]),
+                kept=name in getattr(model, "kept_names", ()),
             )
             for name, axis in model.stream_axes.items()
         ),

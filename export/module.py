@@ -257,7 +257,7 @@ _REASONS = (
 
 def _rounding(content: bytes, contract: Contract, samples: Samples) -> float:
     """How much a score depends on the size of the batch, relative to the largest score."""
-    session = Session(open_inference(content), contract, digest="")
+    session = Session(open_inference(content), contract, b"")
     x = samples(ROUNDING_STEPS, WIDE, 1)
     whole, _ = session.run(x, contract.initial_state(WIDE))
     scale = max(float(np.abs(whole.score).max()), float(np.finfo(np.float32).tiny))

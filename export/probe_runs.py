@@ -151,7 +151,7 @@ def other_pairs(inference: ort.InferenceSession, contract: Contract, x: Float32)
         if list(order) == outputs or any(kinds[o] != kinds[s.output] for s, o in pairs):
             continue
         other = tuple(msgspec.structs.replace(state, output=output) for state, output in pairs)
-        session = Session(inference, msgspec.structs.replace(contract, states=other), "")
+        session = Session(inference, msgspec.structs.replace(contract, states=other), b"")
         try:
             check_time(session, x)
         except AdoptError:

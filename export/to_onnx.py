@@ -41,7 +41,7 @@ from export.verify import (
     check_operators,
     verify,
 )
-from train.detector import Checkpoint
+from train.detectors import Checkpoint
 
 IR_VERSION = 10
 # Constants of up to so many bytes are computed here and not on the gateway; that is all of them.
@@ -230,6 +230,7 @@ def _translate(example: Example, names: Sequence[str], sums: Table) -> onnx.Mode
             example.flat,
             example.arguments,
             dynamo=True,
+            optimize=False,
             verbose=False,
             opset_version=OPSET,
             input_names=["x", *names],

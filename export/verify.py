@@ -17,7 +17,7 @@ from edge_runtime.session import Outputs, Session, State
 from export.canonical import graphs_of
 from export.model import Float32, Model, Samples, Sensors
 from export.onnx_cells import expressed
-from train.detector import Detector
+from train.detectors import AnyDetector
 
 STEPS, STREAMS = 512, 7
 TOLERANCE = 1e-5
@@ -31,9 +31,11 @@ WIDE = 64  # streams of one more batch: kernels change their way of working with
 # What a detector needs around its recurrent layers. Anything else in a graph was not meant.
 PLAIN_OPERATORS = frozenset(
     {
-        "Add", "ArgMax", "Cast", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Gather",
-        "Gemm", "Identity", "MatMul", "Mod", "Mul", "Not", "Range", "Relu", "Reshape", "Shape",
-        "Sigmoid", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze", "Where",
+        "Abs", "Add", "ArgMax", "Cast", "Clip", "Concat", "ConstantOfShape", "CumSum", "Div",
+        "Equal", "Expand", "Gather", "GatherElements", "Gemm", "Greater", "GreaterOrEqual",
+        "Identity", "Less", "LessOrEqual", "MatMul", "Mod", "Mul", "Not", "Range", "Relu",
+        "Reshape", "ScatterElements", "Shape", "Sigmoid", "Slice", "Split", "Sqrt", "Squeeze",
+        "Sub", "Tanh", "Unsqueeze", "Where",
     }
 )  # fmt: skip
 
@@ -185,7 +187,7 @@ def compare_with_itself(session: Session, x: Float32) -> int:
     return runs + 1
 
 
-def check_finite(detector: Detector) -> None:
+def check_finite(detector: AnyDetector) -> None:
     """Every number of the detector is one.
 
     Raises:
@@ -196,7 +198,7 @@ def check_finite(detector: Detector) -> None:
             raise ExportError(f"{name} holds NaN or infinity; the training has diverged")
 
 
-def check_operators(proto: onnx.ModelProto, detector: Detector) -> None:
+def check_operators(proto: onnx.ModelProto, detector: AnyDetector) -> None:
     """The graph holds the recurrent operators of its cells and nothing that was not meant.
 
     Raises:

@@ -140,9 +140,11 @@ def check_chunks(case: Case) -> None:
     score, contribution, torch_after = in_torch(case.detector, x)
     first = in_torch(case.detector, x[:19])
     rest = in_torch(case.detector, x[19:], first[2])
-    assert torch.equal(torch.cat([first[0], rest[0]]), score)
-    assert torch.equal(torch.cat([first[1], rest[1]]), contribution)
-    assert all(torch.equal(rest[2][name], torch_after[name]) for name in torch_after)
+    # PyTorch promises no bits: on some processors its products round by the number of rows.
+    torch.testing.assert_close(torch.cat([first[0], rest[0]]), score)
+    torch.testing.assert_close(torch.cat([first[1], rest[1]]), contribution)
+    for name in torch_after:
+        torch.testing.assert_close(rest[2][name], torch_after[name])
 
 
 def check_streams(case: Case) -> None:

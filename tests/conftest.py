@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 import sample_models
 
 READY_S = 10.0
+SHIPPED = Path(__file__).parent.parent / "configs" / "edge" / "mosquitto.conf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,26 @@ class Broker:
         program: The mosquitto executable.
         folder: Configuration, log and database.
         lines: Further lines of the configuration.
+        file: A whole configuration instead; only port and paths become those of this broker.
     """
 
-    def __init__(self, program: str, folder: Path, lines: tuple[str, ...] = ()) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+    def __init__(
+        self, program: str, folder: Path, lines: tuple[str, ...] = (), file: Path | None = None
+    ) -> None:
+        # Bound and never listening: while the broker is down nobody else gets its port,
+        # neither another test's broker nor, by chance, the near end of a client's connection.
+        reserved = socket.socket()
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        weakref.finalize(self, reserved.close)
+        self.port: int = reserved.getsockname()[1]
         self.folder = folder
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
         self._config = folder / "mosquitto.conf"
+        if file is not None:
+            self._config.write_text(self._adapted(file.read_text()))
+            return
         anonymous = () if any(line.startswith("password_file") for line in lines) else ("true",)
         self._config.write_text(
             "\n".join(
@@ -78,6 +91,21 @@ class Broker:
             )
             + "\n"
         )
+
+    def _adapted(self, text: str) -> str:
+        own = {
+            "listener 1883 127.0.0.1": f"listener {self.port} 127.0.0.1",
+            "persistence_location /var/lib/mosquitto/": f"persistence_location {self.folder}/",
+            "log_dest file /var/log/mosquitto/mosquitto.log": (
+                f"log_dest file {self.folder / 'mosquitto.log'}"
+            ),
+        }
+        for theirs, ours in own.items():
+            if text.count(f"\n{theirs}\n") != 1:
+                raise ValueError(f"the configuration was expected to have one line {theirs!r}")
+            text = text.replace(f"\n{theirs}\n", f"\n{ours}\n")
+        # As root it would become another user, who cannot write here.
+        return f"user {getpass.getuser()}\n{text}"
 
     @property
     def url(self) -> str:
@@ -133,6 +161,13 @@ class Broker:
 def _one_thread() -> None:
     """As `andon train` does: networks this small only wait for a second thread."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """A shell lets what it starts in the background ignore SIGINT, and all that this starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -213,6 +248,15 @@ def durable_broker(make_broker: MakeBroker) -> Broker:
     made = make_broker("persistence true", "autosave_interval 1", "autosave_on_changes true")
     made.start()
     return made
+
+
+@pytest.fixture
+def shipped_broker(mosquitto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A running broker with the configuration that is shipped."""
+    made = Broker(mosquitto, tmp_path_factory.mktemp("broker"), file=SHIPPED)
+    made.start()
+    yield made
+    made.kill()
 
 
 @pytest.fixture

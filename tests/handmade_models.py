@@ -422,7 +422,7 @@ def with_contract(proto: onnx.ModelProto, states: Sequence[State], **changes: An
     }
     unchecked = Contract(**contract, golden=Golden(x=[], score=[]))
     inference = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    outputs, _ = Session(inference, unchecked, "").run(GOLDEN_X, unchecked.initial_state(2))
+    outputs, _ = Session(inference, unchecked, b"").run(GOLDEN_X, unchecked.initial_state(2))
     score = outputs.score.copy()
     score[: unchecked.look_ahead] = 0.0  # void, and NaN is no JSON
     golden = Golden(x=GOLDEN_X.tolist(), score=score.tolist())

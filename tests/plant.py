@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +25,9 @@ from sample_models import FEATURES
 START_MS = 1_767_225_600_000  # 2026-01-01
 PATIENCE_S = 30.0
 STATUS = "andon/gw/status"
+DETAILS = "andon/gw/status/details"
 REJECTED = "andon/gw/rejected"
+EVENTS = "andon/gw/events"
 
 # Random weights make large and restless scores: lamps that go on and off.
 CONFIG = """
@@ -60,6 +63,7 @@ class Heard:
     scores: dict[tuple[str, float], dict[str, Any]] = field(default_factory=dict)
     flags: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
     repeated: int = 0
 
 
@@ -142,20 +146,48 @@ class Plant:
         """Listens until so many scores and rejections have come in all."""
         heard = self.heard
         for topic, payload, _ in subscriber.messages(PATIENCE_S):
-            if topic == STATUS:
-                continue
-            message = json.loads(payload)
-            if topic == REJECTED:
-                heard.rejected.append(message)
-            elif "event" in message:
-                heard.flags.append(message)
-            else:
-                key = message["stream"], message["ts"]
-                heard.repeated += key in heard.scores
-                heard.scores[key] = message
+            self.note(topic, payload)
             if len(heard.scores) >= scores and len(heard.rejected) >= rejected:
                 return
         raise AssertionError(f"heard {len(heard.scores)} scores, {len(heard.rejected)} rejections")
+
+    def hear_status(self, subscriber: Subscriber, wanted: str) -> dict[str, Any]:
+        """Listens until the daemon says that status anew; its details."""
+        details: dict[str, Any] = {}
+        for topic, payload, retained in subscriber.messages(PATIENCE_S):
+            self.note(topic, payload)
+            if topic == DETAILS and not retained and payload:
+                details = json.loads(payload)
+            elif topic == STATUS and not retained and payload == wanted.encode():
+                return details
+        raise AssertionError(f"status never became {wanted!r}")
+
+    def note(self, topic: str, payload: bytes) -> None:
+        """Keeps what was heard, but for the status."""
+        heard = self.heard
+        if topic in (STATUS, DETAILS):
+            return
+        message = json.loads(payload)
+        if topic == REJECTED:
+            heard.rejected.append(message)
+        elif topic == EVENTS:
+            heard.events.append(message)
+        elif "event" in message:
+            heard.flags.append(message)
+        else:
+            key = message["stream"], message["ts"]
+            heard.repeated += key in heard.scores
+            heard.scores[key] = message
+
+    def hear_events(self, subscriber: Subscriber, count: int) -> None:
+        """Listens until so many events have come in all."""
+        while len(self.heard.events) < count:
+            for topic, payload, _ in subscriber.messages(PATIENCE_S):
+                self.note(topic, payload)
+                if topic == EVENTS:
+                    break
+            else:
+                raise AssertionError(f"heard {len(self.heard.events)} events")
 
     def replay(self, model: Path, readings: Sequence[Reading]) -> tuple[dict[Any, Any], list[Any]]:
         """Scores and flags of `andon replay` over the same samples, one file a stream."""
@@ -180,9 +212,21 @@ class Plant:
         return {(line["stream"], line["ts"]): line for line in scores}, flags
 
 
-def andon(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def andon(
+    folder: Path, *arguments: str, without_rights_to: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a folder, as somebody who may not write into another."""
     command = [sys.executable, "-m", "edge_runtime", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if without_rights_to is None:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    without_rights_to.chmod(0o555)
+    if os.geteuid() == 0:  # whom no permission stops
+        rights = "-dac_override,-dac_read_search"
+        command = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", *command]
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    finally:
+        without_rights_to.chmod(0o755)
 
 
 def sample(ts: float, values: list[float], features: tuple[str, ...] = FEATURES) -> bytes:

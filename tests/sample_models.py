@@ -2,6 +2,7 @@
 
 import atexit
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,8 @@ import torch
 
 from export.to_onnx import export_checkpoint
 from train.config import ModelConfig
-from train.detector import Checkpoint, Detector
+from train.detector import Detector
+from train.detectors import AnyDetector, Checkpoint, build
 
 FEATURES = ("current", "pressure", "vibration")
 PERIOD_MS = 1000.0
@@ -51,6 +53,27 @@ def sample_detector(
     return detector.eval()
 
 
+def plausible_detector(kind: str, features: Sequence[str], hidden: int = 8) -> AnyDetector:
+    """A detector of any kind, with random figures wherever calibration puts some."""
+    generator = torch.Generator().manual_seed(len(features))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(len(features))
+        detector = build(features, ModelConfig(detector=kind, hidden=hidden), network=True)
+    ranges = {
+        "location": (1, 100), "spread": (1, 100), "variance": (0.5, 1.5), "centre": (1, 2),
+        "deviation": (0.3, 0.5), "mean": (-1, 1), "scale": (0.5, 5), "matrix": (-0.3, 0.3),
+    }  # fmt: skip
+    for name, buffer in detector.named_buffers():
+        leaf = name.rpartition(".")[2]
+        if leaf in ranges:
+            low, high = ranges[leaf]
+            drawn = low + (high - low) * torch.rand(buffer.shape, generator=generator)
+            buffer.copy_(buffer + drawn if leaf == "matrix" else drawn)
+        elif leaf == "limit":
+            buffer.fill_(0.6 if kind == "halfspace" else 2.0)
+    return detector.eval()
+
+
 def sample_meta(**changes: Any) -> dict[str, Any]:
     """What a checkpoint says beside the tensors."""
     return {
@@ -75,7 +98,10 @@ def sample_model(
     seed: int = 0,
     **model: Any,
 ) -> Path:
-    """The exported file of `sample_detector`; made once a test run. Do not change it in place."""
+    """The exported file of `sample_detector`; made once a test run. Do not change it in place.
+
+    With a ``detector`` that of `plausible_detector`.
+    """
     return _exported(cell, layers, features, seed, tuple(sorted(model.items())))
 
 
@@ -91,7 +117,12 @@ def _exported(
     path = _folder / f"{hashlib.sha256(which.encode()).hexdigest()[:16]}.onnx"
     if path.exists():
         return path
-    detector = sample_detector(cell, layers, features, seed, **dict(model))
+    kind = dict(model).get("detector")
+    detector = (
+        plausible_detector(kind, features)
+        if kind
+        else sample_detector(cell, layers, features, seed, **dict(model))
+    )
     checkpoint = Checkpoint(detector, sample_meta())
     export_checkpoint(checkpoint, path, lambda _: None)
     return path

@@ -12,6 +12,7 @@ import pytest
 import checks
 import train.cells
 from benchmarks import cells as cost
+from benchmarks.quality import __main__ as quality
 from checks import Case, Paper
 from train.cells import CELLS
 
@@ -88,3 +89,11 @@ def test_a_cell_added_as_the_document_says_passes_the_conformance_list(
     monkeypatch.setitem(checks.PAPERS, "leaky", Paper(rooms["the paper"]["leaky"], (1,)))
     for check in checks.CHECKS:
         check(Case(("leaky",)))
+
+
+def test_the_tables_of_quality_are_those_that_were_measured() -> None:
+    """Whether they are good is for the reader; that they are the last measurement's is tested."""
+    document = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+    results = quality.read_figures(quality.FIGURES)
+    assert set(results) == set(quality.PARTS)
+    assert quality.with_tables(document, results) == document

@@ -87,15 +87,16 @@ def test_valve1_live_is_valve1_replayed(skab: Path, trained: Path, broker: Broke
             (trained / "log").open("w") as log,
             subprocess.Popen(command, cwd=trained, stderr=log) as daemon,
         ):
-            assert next(payload for _, payload, _ in heard) == b"online"
-            sent = publish_interleaved(us, files)
-            for _, payload, _ in heard:
-                message = json.loads(payload)
-                if "event" not in message:
-                    live[message["stream"], message["ts"]] = message
-                if len(live) == sent:
-                    break
-            daemon.terminate()
+            try:
+                assert ("andon/rig/status", b"online") in ((t, payload) for t, payload, _ in heard)
+                sent = publish_interleaved(us, files)
+                for topic, payload, _ in heard:
+                    if topic.endswith("/anomaly") and "event" not in (line := json.loads(payload)):
+                        live[line["stream"], line["ts"]] = line
+                    if len(live) == sent:
+                        break
+            finally:
+                daemon.terminate()
             assert daemon.wait(PATIENCE_S) == 0
     assert sent == len(replayed)
     assert live == replayed

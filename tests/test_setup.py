@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("train", "export", "edge_runtime")
+PACKAGES = ("train", "export", "evaluate", "edge_runtime")
 PYTHONS = ("3.11", "3.12", "3.13")
 MACHINES = ("x86_64", "aarch64")
 
@@ -31,8 +31,10 @@ NOT_ON_A_GATEWAY = {
     "matplotlib",
     "pyarrow",
     "amqtt",
+    "aeon",
     "train",
     "export",
+    "evaluate",
 }
 GATEWAY = {"click", "msgspec", "numpy", "onnxruntime", "paho"}
 ONLY_WHEN_ASKED_FOR = {"amqtt", "matplotlib", "pyarrow"}
@@ -91,7 +93,9 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 def test_the_gateway_imports_what_its_dependencies_give() -> None:
-    allowed = GATEWAY | ONLY_WHEN_ASKED_FOR | {"edge_runtime"} | sys.stdlib_module_names
+    # _typeshed is for type checkers alone, which bring it along.
+    allowed = GATEWAY | ONLY_WHEN_ASKED_FOR | {"edge_runtime", "_typeshed"}
+    allowed |= sys.stdlib_module_names
     imported = {
         (path.name, name)
         for path in (ROOT / "edge_runtime").rglob("*.py")
@@ -230,10 +234,12 @@ def test_make_alone_lists_every_target(clone: Path) -> None:
         "help",
         "demo",
         "test",
+        "torture",
         "check",
         "bench",
         "cells",
         "gallery",
+        "quality",
         "venv",
         "lock",
         "clean",
@@ -241,11 +247,35 @@ def test_make_alone_lists_every_target(clone: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "check", "bench", "cells", "gallery", "venv", "lock", "clean"]
+    "target",
+    [
+        "demo",
+        "test",
+        "torture",
+        "check",
+        "bench",
+        "cells",
+        "gallery",
+        "quality",
+        "venv",
+        "lock",
+        "clean",
+    ],
 )
 def test_each_target_can_be_looked_at_first(target: str, clone: Path) -> None:
     done = _make(clone, "-n", target)
     assert (done.returncode, done.stderr) == (0, "")
+    assert not (clone / ".venv").exists()
+
+
+@pytest.mark.parametrize("folder", ["", "not-there"])
+def test_quality_says_what_it_lacks_before_the_environment_is_made(
+    folder: str, clone: Path
+) -> None:
+    assert _said(_make(clone, "quality", f"ANDON_DATA={folder}")) == [
+        f"ANDON_DATA wants the folder with the recorded data sets, got '{folder}': "
+        "make quality ANDON_DATA=FOLDER"
+    ]
     assert not (clone / ".venv").exists()
 
 

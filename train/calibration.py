@@ -1,10 +1,9 @@
 """Where the alarm level comes from: normal operation that the weights never saw."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm
-from typing import NamedTuple
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -12,9 +11,17 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import TrainingError
 from train import loop
+from train.charts import TAPS, Chart
 from train.data import CALIBRATION_SHARE, History, Notice, Segment, Use
 from train.detector import Detector
-from train.scoring import WhiteningFit, fit_whitening
+from train.detectors import AnyDetector
+from train.false_alarms import Level, advice, choose_level
+from train.fitting import StandIns, as_unseen, fit_members
+from train.hybrid import WARM_UP, Hybrid
+from train.lamp import Lamp
+from train.scoring import fit_whitening
+from train.trees import Trees
+from train.whole import as_tensor, over_whole
 from train.windows import Windows, lay_out, pieces
 
 # Rows that run before the first one that counts, until the memory of a cell has been measured.
@@ -28,70 +35,8 @@ WARM_STARTS, WARM_HORIZON = 64, 256
 # A clock inside wants full turns of it: no more rows than this, which bounds the memory, and enough
 # beyond the look-ahead to compare.
 LONGEST_HORIZON, LEAST_COMPARED = 2048, 32
-# A limit so low is rounding noise: the sensors stood still. In deviations of the normal error.
-LOWEST_LIMIT = 0.1
 LEAST_CALIBRATION_ROWS = 30
 EVALUATION_WINDOW, EVALUATION_LANES = 256, 64
-SECONDS_PER_DAY = 86_400
-
-
-class Limit(NamedTuple):
-    """The alarm level and what it rests on.
-
-    Attributes:
-        distance: What scores 1.0.
-        above: Calibration samples that score more.
-        quantile: The asked-for quantile of the distances.
-        supported_per_day: The lowest rate of false alarms that so many samples can show.
-    """
-
-    distance: float
-    above: int
-    quantile: float
-    supported_per_day: float
-
-
-def choose_limit(distances: NDArray[np.float64], per_day: float, period_ms: float) -> Limit:
-    """The distance that normal operation exceeds at the rate asked for, or the largest seen.
-
-    At ``per_day`` false alarms a day a sample may exceed it with probability ``p = per_day *
-    period / day``. Of n samples ``floor(n p)`` may; that is none, and the largest distance the
-    limit, when n is too small for the rate.
-
-    Args:
-        distances: Of normal samples, ``[sample]``, at least one.
-        per_day: Rate asked for, in samples per day and stream.
-        period_ms: Time between two samples of a stream.
-
-    Returns:
-        The limit.
-    """
-    samples = len(distances)
-    probability = min(1.0, per_day * period_ms / 1000 / SECONDS_PER_DAY)
-    # The guard against rounding: 864 of 86,400 samples are 864, not 863.
-    allowed = min(math.floor(samples * probability + 1e-9), samples - 1)
-    distance = max(float(np.sort(distances)[samples - 1 - allowed]), LOWEST_LIMIT)
-    return Limit(
-        distance=distance,
-        above=int(np.sum(distances > distance)),
-        quantile=1 - probability,
-        supported_per_day=SECONDS_PER_DAY * 1000 / (samples * period_ms),
-    )
-
-
-def advice(limit: Limit, samples: int, per_day: float, history: History) -> str | None:
-    """One sentence for when the data cannot support the rate asked for, else None."""
-    if limit.supported_per_day <= per_day * (1 + 1e-9):
-        return None
-    needed = SECONDS_PER_DAY * 1000 / (per_day * history.period_ms)  # samples to calibrate on
-    more = history.hours(math.ceil((needed - samples) / CALIBRATION_SHARE))
-    supported = math.ceil(limit.supported_per_day)
-    return (
-        f"asked for a false-alarm rate of {per_day:g} a day; {history.hours(samples):.1f} h of "
-        f"calibration data support {supported:,} a day, and the alarm level is the largest "
-        f"distance in them. Record about {more:,.0f} more hours of normal operation, or accept "
-        f"--false-alarms-per-day {supported}"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,51 +44,98 @@ class Calibration:
     """What `calibrate` found.
 
     Attributes:
-        limit: The alarm level.
-        whitening: Mean and matrix of the errors.
+        level: The alarm level and what it rests on.
+        shrinkage: Part of a correlation that was replaced by none, 0 to 1; the largest of several.
         warm_up_steps: Samples after a cold start whose score does not count.
-        distances: Of the calibration samples, ``[sample]``.
+        levels: Of the calibration samples, ``[sample]``.
     """
 
-    limit: Limit
-    whitening: WhiteningFit
+    level: Level
+    shrinkage: float
     warm_up_steps: int
-    distances: NDArray[np.float64]
+    levels: NDArray[np.float64]
 
 
 def calibrate(
-    detector: Detector, history: History, per_day: float, on_notice: Notice
+    detector: AnyDetector,
+    history: History,
+    per_day: float,
+    on_notice: Notice,
+    stand_ins: StandIns = MappingProxyType({}),
 ) -> Calibration:
-    """Fits the scoring, in place: covariance on validation errors, limit on calibration errors.
+    """Fits the scoring and chooses the alarm level, in place.
+
+    Each segment is run from its first sample on, as a gateway would; the calibration rows count.
 
     Args:
         detector: Trained.
         history: What it was trained on.
-        per_day: False alarms asked for, in samples per day and stream.
+        per_day: False alarms asked for, in episodes per day and machine.
         on_notice: Told what the figures do not support.
+        stand_ins: For each stream a network that has not seen it; only of a hybrid.
 
     Returns:
         The figures.
     """
+    warm_up_steps, shrinkage = _fit_scoring(detector, history, on_notice, stand_ins)
     ahead = detector.look_ahead
-    seen = evaluation(history.segments, "validation", WARM_ROWS, ahead)
-    errors = loop.errors(detector, seen)
-    whitening = fit_whitening(errors)
-    for name, floored in zip(history.features, whitening.floored, strict=True):
-        if floored:
-            on_notice(f"{name} was foretold within a hundredth of its deviation; counted as such")
-    detector.scoring.set(whitening, 1.0)
-    warm_up_steps = measure_warm_up(detector, history.segments, on_notice)
     warm = max(WARM_ROWS, warm_up_steps)
     require_calibration_rows(history, warm, ahead)
-    unseen = evaluation(history.segments, "calibration", warm, ahead)
-    distances = _distances(detector, unseen)
-    limit = choose_limit(distances, per_day, history.period_ms)
-    detector.scoring.set(whitening, limit.distance)
-    sentence = advice(limit, len(distances), per_day, history)
+    if isinstance(detector, Hybrid):
+        found = as_unseen(detector, history.segments, lambda one: one.level, stand_ins)
+    else:
+        xs = [as_tensor(segment.values) for segment in history.segments]
+        found = over_whole(detector.level, detector.initial_state, xs)  # each [row]
+    levels = [level[ahead:].double().numpy() for level in found]
+    counts = []
+    for segment, level in zip(history.segments, levels, strict=True):
+        due = np.arange(len(level))
+        counts.append((due >= segment.validation_rows) & (due >= warm))
+    lamp = Lamp(detector.leaves)
+    chosen = choose_level(levels, counts, per_day, history.period_ms, lamp)
+    detector.set_limit(chosen.distance)
+    sentence = advice(chosen, per_day, CALIBRATION_SHARE)
     if sentence:
         on_notice(sentence)
-    return Calibration(limit, whitening, warm_up_steps, distances)
+    counted = [level[count] for level, count in zip(levels, counts, strict=True)]
+    return Calibration(chosen, shrinkage, warm_up_steps, np.concatenate(counted))
+
+
+def _fit_scoring(
+    detector: AnyDetector, history: History, on_notice: Notice, stand_ins: StandIns
+) -> tuple[int, float]:
+    """What is usual, in place; gives the warm-up and the shrinkage."""
+    if isinstance(detector, Detector):
+        seen = evaluation(history.segments, "validation", WARM_ROWS, detector.look_ahead)
+        whitening = fit_whitening(loop.errors(detector, seen))
+        for name, floored in zip(history.features, whitening.floored, strict=True):
+            if floored:
+                on_notice(
+                    f"{name} was foretold within a hundredth of its deviation; counted as such"
+                )
+        detector.scoring.set(whitening, 1.0)
+        return measure_warm_up(detector, history.segments, on_notice), whitening.shrinkage
+    if isinstance(detector, Hybrid):
+        require_calibration_rows(history, WARM_UP)
+        return WARM_UP, fit_members(detector, history, WARM_UP, stand_ins)
+    if isinstance(detector, Trees):
+        return detector.trees.window, 0.0
+    return TAPS if detector.smooths else 1, _fit_chart(detector, history)
+
+
+def _fit_chart(chart: Chart, history: History) -> float:
+    """Whitens what is charted, by the rows that a network's weights and stopping would rest on."""
+    if not chart.whitens:
+        return 0.0
+    xs = [as_tensor(segment.values) for segment in history.segments]
+    charted = over_whole(chart.charted, chart.initial_state, xs)
+    rows = [
+        part[TAPS : segment.validation_rows].double().numpy()
+        for part, segment in zip(charted, history.segments, strict=True)
+    ]
+    whitening = fit_whitening(np.concatenate(rows))
+    chart.scoring.set(whitening, 1.0)
+    return whitening.shrinkage
 
 
 def require_calibration_rows(history: History, warm: int, look_ahead: int = 0) -> None:
@@ -218,12 +210,3 @@ def evaluation(segments: Sequence[Segment], use: Use, warm: int, look_ahead: int
     """The windows that count for validation or calibration, warmed up."""
     parts = pieces(segments, use, EVALUATION_LANES, warm, look_ahead)
     return lay_out(parts, EVALUATION_WINDOW, EVALUATION_LANES, look_ahead)
-
-
-@torch.no_grad()
-def _distances(detector: Detector, windows: Windows) -> NDArray[np.float64]:
-    """Scores at a limit of 1, in the float32 that the exported model computes in."""
-    errors = torch.from_numpy(loop.errors(detector, windows)).float()  # [sample, feature]
-    score, _ = detector.scoring(errors.unsqueeze(1))  # [sample, 1]
-    distances: NDArray[np.float64] = score.squeeze(1).double().numpy()
-    return distances

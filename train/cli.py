@@ -12,7 +12,7 @@ import torch
 from edge_runtime.errors import ConfigError
 from edge_runtime.tables import load
 from train.cells import CELLS
-from train.config import Files, TrainConfig, find_files, override
+from train.config import DETECTORS, Files, TrainConfig, find_files, override
 from train.experiment import Experiment, Folder
 from train.loop import Epoch, Progress, load_progress
 
@@ -20,6 +20,7 @@ EXAMPLES = """\b
 Examples:
   andon train history/*.csv -o run
   andon train plant.parquet --stream-column machine --ignore operator -o run
+  andon train history/*.csv --detector mewma -o run
   andon train history.csv --layers gru,lstm --hidden 32 --look-ahead 8 -o run
   andon train runs/*.csv --target mode --cost cross_entropy -o run
   andon train --config skab.toml --data-root skab -o run
@@ -52,7 +53,11 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder of the run.")
 @click.option("--config", type=FILE, help="An experiment; options go before what it says.")
 @click.option("--data-root", type=FOLDER, help="What [[data.files]] is relative to.")
-@click.option("--cell", help=f"{', '.join(CELLS)}; by default lstm.")
+@click.option(
+    "--detector",
+    help=f"{', '.join(DETECTORS)}; by default hybrid. Only hybrid and forecast have a network.",
+)
+@click.option("--cell", help=f"{', '.join(CELLS)}; by default gru.")
 @click.option(
     "--layers",
     type=_layers,
@@ -91,8 +96,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--false-alarms-per-day",
     type=float,
-    help="Healthy samples of one machine above the alarm level; by default 1. The gateway's "
-    "hold_steps makes alarms rarer than that.",
+    help="How often the lamp of a healthy machine may go on; by default 0.143, once a week.",
 )
 @click.option("--resume", is_flag=True, help="Go on after an interruption.")
 @click.option("--force", is_flag=True, help="Begin anew where there is a run already.")
@@ -115,11 +119,14 @@ def train(
     DATA should be healthy: what is in it will not raise an alarm. The first 70 % of every stream
     train the network, the next 15 % decide when to stop, the last 15 % set the alarm level.
 
+    The detector judges the samples over several spans of time, together with what a network
+    foretold of them (hybrid). --detector names a simpler one; docs/quality.md compares them.
+
     With --target the detector says what that column is, from the samples so far, and the score is
     its answer: a number, or with --cost cross_entropy the most probable of the column's values.
 
-    Writes checkpoint.pt, run.json, curves.csv and curves.png into the run's folder. Ctrl-C at any
-    time; --resume goes on as if nothing had happened.
+    Writes checkpoint.pt and run.json into the run's folder, and curves.csv and curves.png where a
+    network was trained. Ctrl-C at any time; --resume goes on as if nothing had happened.
     """
     # Matrices this small are slower on two threads, and one thread gives the same bits every time.
     torch.set_num_threads(1)
@@ -131,20 +138,24 @@ def train(
     folder.require_free(resume=resume, force=force)
     experiment = Experiment(chosen, files, _say)
     progress = experiment.start()
-    if folder.progress.exists() and resume:
+    if progress is not None and folder.progress.exists() and resume:
         load_progress(folder.progress, progress, experiment.settings())
         _say(f"going on after epoch {len(progress.history)}")
     else:
         folder.clear()
     _say_plan(experiment)
     try:
-        _fit(experiment, progress, folder)
+        if progress is not None:
+            _fit(experiment, progress, folder)
+            _cross_fit(experiment, progress)
         report = experiment.finish(progress, folder)
     except KeyboardInterrupt:
-        done = len(progress.history)
-        click.echo(
-            f"interrupted after epoch {done}; the same command with --resume goes on", err=True
+        how = (
+            "begins anew"
+            if progress is None
+            else f"with --resume goes on after epoch {len(progress.history)}"
         )
+        click.echo(f"interrupted; the same command {how}", err=True)
         ctx.exit(130)
     _say_result(report, experiment, folder)
     if as_json:
@@ -165,7 +176,7 @@ def _files(
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
 
 
-def _fit(experiment: Experiment, progress: Progress, folder: Folder) -> None:
+def _fit(experiment: Experiment, progress: Progress[Any], folder: Folder) -> None:
     """Trains with a progress bar; the time left is what all passes would take."""
     left = experiment.config.training.epochs - len(progress.history)
     with click.progressbar(
@@ -176,6 +187,16 @@ def _fit(experiment: Experiment, progress: Progress, folder: Folder) -> None:
     ) as bar:
         for epoch in experiment.fit(progress, folder):
             bar.update(1, epoch)
+
+
+def _cross_fit(experiment: Experiment, progress: Progress[Any]) -> None:
+    passes = experiment.stands_in(progress)
+    if passes:
+        with click.progressbar(
+            experiment.cross_fit(progress), length=passes, label="cross-fitting", file=sys.stderr
+        ) as bar:
+            for _ in bar:
+                pass
 
 
 def _show_epoch(epoch: Epoch | None) -> str | None:
@@ -192,41 +213,64 @@ def _say(sentence: str) -> None:
 
 
 def _say_plan(experiment: Experiment) -> None:
-    history, config = experiment.history, experiment.config
-    model = config.model
-    layers = " and ".join(f"{len(list(same))} {cell}" for cell, same in groupby(model.cells))
-    ahead = f", {model.look_ahead} samples ahead" if model.look_ahead else ""
-    what = "the next sample" if history.target is None else history.target
-    verb = "forecasting" if history.target is None else "telling"
+    history = experiment.history
     streams = len({segment.stream for segment in history.segments})
     lines = [
         f"sensors   {', '.join(history.features)}",
         f"history   streams: {streams:,}; segments: {len(history.segments):,}; a sample every "
         f"{history.period_ms:g} ms",
-        f"network   {layers} of {model.hidden}{ahead}, {verb} {what}",
+        *_plan(experiment),
     ]
     click.echo("\n".join(lines), err=True)
 
 
+def _plan(experiment: Experiment) -> list[str]:
+    """The detector, and its network where there is one."""
+    target, model = experiment.history.target, experiment.config.model
+    detector = [] if target is not None else [f"detector  {model.kind}"]
+    if not experiment.learns:
+        return detector
+    layers = " and ".join(f"{len(list(same))} {cell}" for cell, same in groupby(model.cells))
+    ahead = f", {model.look_ahead} samples ahead" if model.look_ahead else ""
+    what = "the next sample" if model.kind == "forecast" else "the next samples"
+    verb = f"forecasting {what}" if target is None else f"telling {target}"
+    return [*detector, f"network   {layers} of {model.hidden}{ahead}, {verb}"]
+
+
 def _say_result(report: dict[str, Any], experiment: Experiment, folder: Folder) -> None:
     """What a person wants to know: on how much data, how good, how trustworthy, what next."""
-    training, calibration = report["training"], report["calibration"]
-    loss, baselines = training["validation_loss"], training["baselines"]
+    training = report["training"]
     history = experiment.history
     used = ", ".join(
         f"{use} {rows:,} rows ({history.hours(rows):.1f} h)"
         for use, rows in training["rows"].items()
     )
-    others = ", ".join(f"{name} {value:.4f}" for name, value in baselines.items())
+    curves = ", curves.csv, curves.png" if "epochs" in training else ""
     lines = [
         f"data      {used}",
-        f"epochs    {training['epochs']}, the best was {training['best_epoch']}",
-        f"loss      {loss:.4f} on validation; without a network, by {others}",
-        *_alarm_level(calibration),
+        *_learnt(training),
+        *_alarm_level(report["calibration"]),
         f"warm-up   {report['warm_up_steps']} samples",
-        f"written   {folder.path}: checkpoint.pt, run.json, curves.csv, curves.png",
+        f"written   {folder.path}: checkpoint.pt, run.json{curves}",
     ]
     click.echo("\n".join(lines), err=True)
+    if "epochs" in training and experiment.kept_whatever:
+        _say_if_poor(training["validation_loss"], training["baselines"])
+    click.echo(f"next      andon export {folder.path} -o model.onnx", err=True)
+
+
+def _learnt(training: dict[str, Any]) -> list[str]:
+    if "epochs" not in training:
+        return []
+    others = ", ".join(f"{name} {value:.4f}" for name, value in training["baselines"].items())
+    return [
+        f"epochs    {training['epochs']}, the best was {training['best_epoch']}",
+        f"loss      {training['validation_loss']:.4f} on validation; without a network, by "
+        f"{others}",
+    ]
+
+
+def _say_if_poor(loss: float, baselines: dict[str, float]) -> None:
     better = [name for name, value in baselines.items() if value <= loss]
     if better:
         verb = "are" if len(better) > 1 else "is"
@@ -234,16 +278,17 @@ def _say_result(report: dict[str, Any], experiment: Experiment, folder: Folder) 
             f"{' and '.join(better)} {verb} no worse than the network on these sensors: more "
             "history, more epochs or another learning rate may help"
         )
-    click.echo(f"next      andon export {folder.path} -o model.onnx", err=True)
 
 
 def _alarm_level(calibration: dict[str, Any] | None) -> list[str]:
     if calibration is None:
         return ["level     none: the score is the target, the gateway's enter says when to alarm"]
+    low, high = calibration["interval"]["per_day"]
     return [
         f"level     1.0 is a distance of {calibration['limit']:.2f} (median "
-        f"{calibration['distance']['median']:.2f}); {calibration['rows_above']} of "
-        f"{calibration['rows']:,} calibration samples are above it",
-        f"alarms    {calibration['false_alarms_per_day']:g} healthy samples a day and machine above"
-        f" it asked for, {calibration['supported_false_alarms_per_day']:.3g} supported by the data",
+        f"{calibration['level']['median']:.2f}); the {calibration['rows']:,} calibration samples "
+        f"raise {calibration['episodes']} alarms at it",
+        f"alarms    {calibration['false_alarms_per_day']:g} a day and healthy machine asked for; "
+        f"expected {calibration['expected_false_alarms_per_day']:.2g}, between {low:.2g} and "
+        f"{high:.2g}; {calibration['supported_false_alarms_per_day']:.3g} supported by the data",
     ]

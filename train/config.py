@@ -22,6 +22,10 @@ from edge_runtime.tables import (
 )
 from train.cells import CELLS
 
+DETECTORS = ("hybrid", "multiscale", "forecast", "t2", "mewma", "ewma", "halfspace")
+"""What `andon train` can make of a history without a target; docs/quality.md compares them."""
+WITH_NETWORK = frozenset({"hybrid", "forecast"})
+
 OPTIONS = tuple(dict.fromkeys(option for kind in CELLS.values() for option in kind.options))
 MOST_LOOK_AHEAD = 256  # each score costs as many steps of the backward stack
 
@@ -31,12 +35,19 @@ def _cell_problem(name: str) -> str | None:
     return None if name in CELLS else f"wanted a cell, one of {known}; got {show(name)}"
 
 
+def _detector_problem(name: str) -> str | None:
+    known = ", ".join(DETECTORS)
+    return None if name in DETECTORS else f"wanted a detector, one of {known}; got {show(name)}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig(Table):
     """The ``[model]`` table.
 
     Attributes:
-        cell: A key of `train.cells.CELLS`; None: ``lstm``.
+        detector: One of `DETECTORS`; None: ``hybrid``, and ``forecast`` where something looks
+            ahead or a target is read off.
+        cell: A key of `train.cells.CELLS`; None: ``gru``.
         layers: Number of recurrent layers of that cell, or the cells by name, lowest layer first.
         hidden: Length of a hidden vector.
         look_ahead: Samples that a second, backward stack reads before a score leaves; 0: causal.
@@ -47,6 +58,7 @@ class ModelConfig(Table):
         alpha: Of ``scrn``: what is kept of the context from one sample to the next.
     """
 
+    detector: Annotated[str, Check(_detector_problem)] | None = None
     cell: Annotated[str, Check(_cell_problem)] | None = None
     layers: Annotated[int, at_least(1)] | tuple[str, ...] = 1
     hidden: Annotated[int, at_least(1)] = 64
@@ -58,11 +70,16 @@ class ModelConfig(Table):
     alpha: Annotated[float, at_least(0), below(1)] | None = None
 
     @property
+    def kind(self) -> str:
+        """The detector, where nothing is read off."""
+        return self.detector or ("forecast" if self.look_ahead else "hybrid")
+
+    @property
     def cells(self) -> tuple[str, ...]:
         """The cell of each layer, lowest first."""
         if isinstance(self.layers, tuple):
             return self.layers
-        return (self.cell or "lstm",) * self.layers
+        return (self.cell or "gru",) * self.layers
 
     @property
     def options(self) -> dict[str, Any]:
@@ -114,7 +131,7 @@ class TrainingConfig(Table):
         cost: ``"squared_error"``, or ``"cross_entropy"`` for a target that has a few values.
         clip_value: Each element of the gradient is held at plus or minus this; None: not at all.
         clip_norm: A gradient with a larger norm is scaled down to it, after that; 0: not at all.
-        seed: Of the initial weights, the only thing that is random.
+        seed: Of the initial weights, and of the noise that a hybrid is trained with.
     """
 
     window: Annotated[int, at_least(2)] = 32
@@ -182,10 +199,10 @@ class CalibrationConfig(Table):
     """The ``[calibration]`` table.
 
     Attributes:
-        false_alarms_per_day: Samples of a healthy stream that may score above 1.0 in a day.
+        false_alarms_per_day: How often the lamp of a healthy machine may go on; 1/7: once a week.
     """
 
-    false_alarms_per_day: Annotated[float, above(0)] = 1.0
+    false_alarms_per_day: Annotated[float, above(0)] = 1 / 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

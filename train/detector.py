@@ -1,29 +1,21 @@
-"""The detector: normaliser, layers, head and scoring as one pure function, and its checkpoint."""
+"""The forecaster: normaliser, layers, head and scoring as one pure function.
 
-import json
+It foretells the next sample, or reads a target off the samples. See `train.detectors` for others.
+"""
+
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_runtime.errors import ConfigError, TrainingError
 from train.cell import Cell
 from train.config import ModelConfig
 from train.heads import Classify, Estimate, Forecast
 from train.layers import BothWays, Causal, Reading, Stack, State, Unroll, over_time
-from train.saved import read_saved, write_saved
-from train.scoring import Whitening
-
-CHECKPOINT_SCHEMA = 2
-
-# Normalised samples are cut off here. Healthy ones stay within a few units; a sensor that fails to
-# its largest float would otherwise overflow to infinity and stay in the state for ever.
-BOUND = 1e3
+from train.scoring import BOUND, LEAVE, Whitening
 
 
 class Target(NamedTuple):
@@ -162,6 +154,19 @@ class Detector(nn.Module):
         reading, prediction, state = self._predict(x, state, over_time)
         return reading.due - prediction, state
 
+    def level(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """What the alarm level is chosen from: the distance ``[time, stream]``, and the state."""
+        error, after = self.errors(x, state)
+        return self.scoring.distance(error)[0], after
+
+    def set_limit(self, level: float) -> None:
+        """The distance that shall score 1.0; positive."""
+        self.scoring.limit.fill_(level)
+
+    def leaves(self, level: float) -> float:
+        """The level below which a lamp goes out that went on above ``level``."""
+        return LEAVE * level
+
     def _predict(self, x: Tensor, state: State, unroll: Unroll) -> tuple[Reading, Tensor, State]:
         xn = torch.clamp((x - self.mean) / self.scale, -self.bound, self.bound)
         reading, carried = self.layers(xn, state, unroll)
@@ -183,64 +188,3 @@ def _head(
     if target is None:
         return Forecast(outputs, features)
     return Estimate(outputs) if target.classes is None else Classify(outputs, target.classes)
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A trained detector with what must be known about it.
-
-    Attributes:
-        detector: In evaluation mode.
-        meta: Plain JSON data; see `train.experiment` for its keys.
-    """
-
-    detector: Detector
-    meta: dict[str, Any]
-
-
-def save_checkpoint(path: Path, detector: Detector, meta: dict[str, Any]) -> None:
-    """Writes a checkpoint, whole or not at all.
-
-    Args:
-        path: The file.
-        detector: Trained and calibrated.
-        meta: Plain JSON data.
-    """
-    content = {
-        "features": list(detector.features),
-        "model": asdict(detector.model),
-        "target": None if detector.target is None else tuple(detector.target),
-        "tensors": detector.state_dict(),
-        "meta": json.dumps(meta),  # says at once what is not plain data
-    }
-    write_saved(path, "checkpoint", CHECKPOINT_SCHEMA, content)
-
-
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint; no code in it is run.
-
-    Args:
-        path: The file, or the folder of a run with a ``checkpoint.pt`` in it.
-
-    Returns:
-        The detector with its meta data.
-
-    Raises:
-        TrainingError: If it is missing, damaged, something else or of another version.
-    """
-    if path.is_dir():
-        path = path / "checkpoint.pt"
-        if not path.exists() and (path.parent / "last.pt").exists():
-            raise TrainingError(
-                f"{path.parent}: this training is not finished; `andon train ... -o {path.parent} "
-                "--resume` goes on with it"
-            )
-    content = read_saved(path, "checkpoint", CHECKPOINT_SCHEMA)
-    try:
-        target = None if content["target"] is None else Target(*content["target"])
-        detector = Detector(content["features"], ModelConfig(**content["model"]), target)
-        detector.load_state_dict(content["tensors"])
-        meta: dict[str, Any] = json.loads(content["meta"])
-    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
-        raise TrainingError(f"{path}: the checkpoint is not complete: {error}") from error
-    return Checkpoint(detector.eval(), meta)

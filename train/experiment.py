@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,17 +19,27 @@ from edge_runtime.tables import did_you_mean
 from train import curves, loop
 from train.calibration import (
     LEAST_CALIBRATION_ROWS,
-    SECONDS_PER_DAY,
     WARM_ROWS,
     Calibration,
     calibrate,
     evaluation,
     measure_warm_up,
 )
-from train.config import FeatureConfig, Files, ModelConfig, TrainConfig
-from train.data import History, Notice, Use, normaliser, read_history
-from train.detector import Detector, Target, save_checkpoint
+from train.config import WITH_NETWORK, FeatureConfig, Files, ModelConfig, TrainConfig
+from train.data import History, Notice, Segment, Use, normaliser, read_history
+from train.detector import Detector, Target
+from train.detectors import AnyDetector, build, save_checkpoint
+from train.false_alarms import COVERAGE, SECONDS_PER_DAY
+from train.fitting import (
+    SKILL,
+    bounded_segments,
+    fit_adaptation,
+    halves,
+    usual_likelihood,
+)
 from train.heads import Estimate
+from train.horizons import Horizons
+from train.hybrid import Hybrid
 from train.windows import Piece, Windows, lay_out, pieces
 
 RUN_SCHEMA = 2
@@ -106,27 +116,81 @@ class Experiment:
         require_enough(self.history, self.look_ahead)
         _require_possible(config.calibration.false_alarms_per_day, self.history.period_ms)
         self.target = find_target(self.history, config.training.cost)
-        self.train = _training_windows(config, self.history)
-        self.validation = evaluation(
-            self.history.segments, "validation", WARM_ROWS, self.look_ahead
-        )
+        _require_causal(config.model, self.target)
+        self._mean, self._scale = normaliser(self.history, on_notice)
+        self.detector = self._begun()
+        self.stand_ins: dict[str, Horizons] = {}
+        self._usual: float | None = None
+        self.segments = self.history.segments
+        if isinstance(self.detector, Hybrid):
+            fit_adaptation(self.detector, self.history)
+            self.segments = bounded_segments(self.detector, self.segments)
+        self.train = _training_windows(config, self.segments)
+        self.validation = evaluation(self.segments, "validation", WARM_ROWS, self.look_ahead)
 
-    def start(self) -> loop.Progress:
-        """A network with its initial weights, before the first pass."""
-        model, training = self.config.model, self.config.training
+    @property
+    def learns(self) -> bool:
+        """Whether there is a network to train."""
+        return self.target is not None or self.config.model.kind in WITH_NETWORK
+
+    @property
+    def kept_whatever(self) -> bool:
+        """Whether the network is used however little it foretells."""
+        return isinstance(self.detector, Detector)
+
+    def _begun(self, *, network: bool = True) -> AnyDetector:
+        """A detector with its initial weights and its normaliser."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
-            detector = Detector(self.history.features, model, self.target)
-        detector.normalise_by(*normaliser(self.history, self.on_notice))
-        if isinstance(detector.head, Estimate):
+            torch.manual_seed(self.config.training.seed)
+            model = self.config.model
+            detector = build(self.history.features, model, self.target, network=network)
+        detector.normalise_by(self._mean, self._scale)
+        if isinstance(detector, Detector) and isinstance(detector.head, Estimate):
             detector.head.normalise_by(target_values(self.history, "fit"))
-        return loop.start(detector, training.learning_rate)
+        return detector
 
-    def fit(self, progress: loop.Progress, folder: Folder) -> Iterator[loop.Epoch]:
+    def start(self) -> loop.Progress[Any] | None:
+        """A network with its initial weights, before the first pass; None if there is none."""
+        if isinstance(self.detector, Detector):
+            return loop.start(self.detector, self.config.training.learning_rate)
+        if isinstance(self.detector, Hybrid) and self.detector.network is not None:
+            return loop.start(self.detector.network, self.config.training.learning_rate)
+        return None
+
+    def fit(self, progress: loop.Progress[Any], folder: Folder) -> Iterator[loop.Epoch]:
         """Trains on, and saves the progress after every pass."""
         for epoch in loop.fit(progress, self.train, self.validation, self.config.training):
             loop.save_progress(folder.progress, progress, self.settings())
             yield epoch
+
+    def cross_fit(self, progress: loop.Progress[Any]) -> Iterator[loop.Epoch]:
+        """Trains stand-ins: for each half of the streams, a network that has seen the other half.
+
+        They take as many passes as the network itself needed. What they make of the streams that
+        they have not seen is what a machine that nobody has seen would show.
+        """
+        training = self.config.training
+        best = progress.best_epoch.number
+        training = replace(training, epochs=best, patience=best)
+        for held in halves(self.segments) if self.stands_in(progress) else []:
+            others = [segment for segment in self.segments if segment.stream not in held]
+            hybrid = self._begun()
+            assert isinstance(hybrid, Hybrid)  # noqa: S101 - as `stands_in` has said
+            assert hybrid.network is not None  # noqa: S101
+            validation = evaluation(others, "validation", WARM_ROWS)
+            own = loop.start(hybrid.network, training.learning_rate)
+            yield from loop.fit(own, _training_windows(self.config, others), validation, training)
+            self.stand_ins |= dict.fromkeys(held, hybrid.network.eval())
+
+    def stands_in(self, progress: loop.Progress[Any]) -> int:
+        """How many passes `cross_fit` takes."""
+        if not isinstance(self.detector, Hybrid) or self._skill(progress) < SKILL:
+            return 0
+        return progress.best_epoch.number * len(halves(self.segments))
+
+    def _skill(self, progress: loop.Progress[Any]) -> float:
+        """By how many nats the network is better than what it has to beat."""
+        return min(self.baselines().values()) - progress.best_epoch.validation_loss
 
     def settings(self) -> dict[str, Any]:
         """What must not change when training goes on; when to stop may."""
@@ -141,42 +205,72 @@ class Experiment:
             "max_gap_ms": self.history.max_gap_ms,
         }
 
-    def finish(self, progress: loop.Progress, folder: Folder) -> dict[str, Any]:
+    def finish(self, progress: loop.Progress[Any] | None, folder: Folder) -> dict[str, Any]:
         """Calibrates the best weights and writes the run's files.
+
+        Args:
+            progress: After the last pass; None if there was no network to train.
+            folder: Of the run.
 
         Returns:
             What ``run.json`` says.
         """
-        detector = progress.take_best()
+        detector, baselines = self.detector.eval(), {}
+        if progress is not None:
+            progress.take_best()
+            baselines = self.baselines()
+            detector = self._earned(progress)
         warm_up_steps, calibration = self._calibrate(detector)
-        baselines = self.baselines(detector)
         meta = {
             "features": self._features(),
             "sample_period_ms": self.history.period_ms,
             "max_gap_ms": self.history.max_gap_ms,
             "warm_up_steps": warm_up_steps,
             "calibration": calibration,
-            "training": self._provenance(progress, baselines),
+            "training": self._provenance(detector, progress, baselines),
         }
         save_checkpoint(folder.checkpoint, detector, meta)
         report = {"schema": RUN_SCHEMA, **meta}
         write_text(folder.report, json.dumps(report, indent=2) + "\n")
-        curves.write_table(folder.path / "curves.csv", progress.history)
-        picture = folder.path / "curves.png"
-        curves.write_picture(picture, progress.history, baselines, self.config.training)
+        if progress is not None:
+            curves.write_table(folder.path / "curves.csv", progress.history)
+            picture = folder.path / "curves.png"
+            curves.write_picture(picture, progress.history, baselines, self.config.training)
         return report
 
-    def _calibrate(self, detector: Detector) -> tuple[int, dict[str, Any] | None]:
+    def _earned(self, progress: loop.Progress[Any]) -> AnyDetector:
+        """The detector with its network, or without where that foretells too little."""
+        if not isinstance(self.detector, Hybrid):
+            return self.detector.eval()
+        skill = self._skill(progress)
+        if skill >= SKILL:
+            return self.detector.eval()
+        self.on_notice(
+            f"the network foretells the sensors by {skill:.2f} nats better than their own "
+            f"distribution does, wanted at least {SKILL:g}: it is left out, and the samples alone "
+            "are judged"
+        )
+        without = self._begun(network=False)
+        assert isinstance(without, Hybrid)  # noqa: S101 - of the same kind
+        without.adaptation.load_state_dict(self.detector.adaptation.state_dict())
+        return without.eval()
+
+    def _calibrate(self, detector: AnyDetector) -> tuple[int, dict[str, Any] | None]:
         """Warm-up and alarm level; what reads a target off has no alarm level."""
-        if self.target is not None:
+        if isinstance(detector, Detector) and self.target is not None:
             return measure_warm_up(detector, self.history.segments, self.on_notice), None
         per_day = self.config.calibration.false_alarms_per_day
-        found = calibrate(detector, self.history, per_day, self.on_notice)
+        found = calibrate(detector, self.history, per_day, self.on_notice, self.stand_ins)
         return found.warm_up_steps, _calibration(found, self.history.digest, per_day)
 
-    def baselines(self, detector: Detector) -> dict[str, float]:
+    def baselines(self) -> dict[str, float]:
         """Validation loss of predictions that need no network, over the very same samples."""
-        parts = pieces(self.history.segments, "validation", 1, WARM_ROWS, self.look_ahead)
+        detector = self.detector
+        parts = pieces(self.segments, "validation", 1, WARM_ROWS, self.look_ahead)
+        if not isinstance(detector, Detector):
+            if self._usual is None:
+                self._usual = usual_likelihood(self.segments, parts)
+            return {"own distribution": self._usual}
         if self.target is not None:
             return _target_baselines(detector, self.history, parts)
         mean, scale = detector.mean.double().numpy(), detector.scale.double().numpy()
@@ -196,23 +290,34 @@ class Experiment:
         described = (known.get(n, FeatureConfig(name=n)) for n in self.history.features)
         return {f.name: {"unit": f.unit, "range": [f.low, f.high]} for f in described}
 
-    def _provenance(self, progress: loop.Progress, baselines: dict[str, float]) -> dict[str, Any]:
-        training = asdict(self.config.training)
-        best = progress.best_epoch
-        return {
+    def _provenance(
+        self,
+        detector: AnyDetector,
+        progress: loop.Progress[Any] | None,
+        baselines: Mapping[str, float],
+    ) -> dict[str, Any]:
+        said = _said(self.config.model, self.target)
+        if isinstance(detector, Hybrid):
+            said["network"] = detector.network is not None
+        common = {
             "andon": version("andon"),
             "torch": str(torch.__version__),
             "python": sys.version.split()[0],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            **_said(self.config.model, self.target),
-            **training,
+            **said,
+            "files": list(self.history.files),
+            "rows": {use: self.history.rows(use) for use in LEAST_ROWS},
+        }
+        if progress is None:
+            return common
+        best = progress.best_epoch
+        return common | {
+            **asdict(self.config.training),
             "lanes": self.train.lanes,
             "epochs": len(progress.history),
             "best_epoch": best.number,
             "validation_loss": best.validation_loss,
-            "baselines": baselines,
-            "files": list(self.history.files),
-            "rows": {use: self.history.rows(use) for use in LEAST_ROWS},
+            "baselines": dict(baselines),
         }
 
 
@@ -275,9 +380,22 @@ def _target_baselines(
 
 def _said(model: ModelConfig, target: Target | None) -> dict[str, Any]:
     """The model's settings that are not left to themselves, for people."""
-    named = {} if target is None else {"target": target.name}
+    named = {"detector": model.kind} if target is None else {"target": target.name}
+    if target is None and model.kind not in WITH_NETWORK:
+        return named
     ahead = {"hidden": model.hidden, "look_ahead": model.look_ahead}
-    return {"layers": list(model.cells), **ahead, **model.options, **named}
+    return {**named, "layers": list(model.cells), **ahead, **model.options}
+
+
+def _require_causal(model: ModelConfig, target: Target | None) -> None:
+    if target is None and model.look_ahead and model.kind != "forecast":
+        raise TrainingError(
+            f"--detector {model.kind} looks at no sample that is to come; --detector forecast does"
+        )
+    if target is not None and model.detector not in (None, "forecast"):
+        raise TrainingError(
+            f"--detector {model.detector} reads no target off the sensors: leave one of the two out"
+        )
 
 
 def require_enough(history: History, look_ahead: int = 0) -> None:
@@ -328,12 +446,13 @@ def _require_known(config: TrainConfig, history: History) -> None:
             raise TrainingError(f"[[feature]] {feature.name!r} is no sensor of the data: {hint}")
 
 
-def _training_windows(config: TrainConfig, history: History) -> Windows:
+def _training_windows(config: TrainConfig, segments: Sequence[Segment]) -> Windows:
     window = config.training.window
-    chosen = min(max(history.rows("fit") // (window * UPDATES), 1), MOST_LANES)
+    rows = sum(segment.fit_rows for segment in segments)
+    chosen = min(max(rows // (window * UPDATES), 1), MOST_LANES)
     lanes = config.training.lanes or chosen
     ahead = config.model.look_ahead
-    return lay_out(pieces(history.segments, "fit", lanes, 1, ahead), window, lanes, ahead)
+    return lay_out(pieces(segments, "fit", lanes, 1, ahead), window, lanes, ahead)
 
 
 def _count(parts: Sequence[Piece], look_ahead: int) -> int:
@@ -341,15 +460,19 @@ def _count(parts: Sequence[Piece], look_ahead: int) -> int:
 
 
 def _calibration(found: Calibration, digest: str, per_day: float) -> dict[str, Any]:
-    median, high, largest = np.quantile(found.distances, [0.5, 0.99, 1.0]).tolist()
+    median, high, largest = np.quantile(found.levels, [0.5, 0.99, 1.0]).tolist()
+    level = found.level
     return {
         "data_digest": digest,
-        "rows": len(found.distances),
+        "rows": len(found.levels),
         "false_alarms_per_day": per_day,
-        "supported_false_alarms_per_day": found.limit.supported_per_day,
-        "quantile": found.limit.quantile,
-        "rows_above": found.limit.above,
-        "limit": found.limit.distance,
-        "distance": {"median": median, "q99": high, "largest": largest},
-        "shrinkage": found.whitening.shrinkage,
+        "supported_false_alarms_per_day": level.supported_per_day,
+        "expected_false_alarms_per_day": level.per_day,
+        "interval": {"probability": COVERAGE, "per_day": list(level.interval)},
+        "method": level.method,
+        "episodes": level.episodes,
+        "machine_days": level.days,
+        "limit": level.distance,
+        "level": {"median": median, "q99": high, "largest": largest},
+        "shrinkage": found.shrinkage,
     }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_runtime.errors import TrainingError
+from train.cell import Cell
+from train.cells import IRNN
 from train.config import TrainingConfig
 from train.detector import Detector
 from train.layers import State
@@ -23,6 +25,43 @@ PROGRESS_SCHEMA = 2
 RUNAWAY = 1000.0
 # Above this norm a clipped gradient still moves the weights as far as an unclipped one would.
 SOFT_CLIP = 10.0
+
+
+class Learner(Protocol):
+    """What can be trained: `train.detector.Detector`, `train.horizons.Horizons`.
+
+    Attributes:
+        cells: All of its cells.
+        stream_axes: Which axis of each carried tensor is the stream.
+    """
+
+    @property
+    def cells(self) -> tuple[Cell, ...]: ...  # noqa: D102
+    @property
+    def stream_axes(self) -> dict[str, int]: ...  # noqa: D102
+    def initial_state(self, streams: int) -> State:
+        """The state of streams that have seen nothing."""
+
+    def costs(self, x: Tensor, target: Tensor, state: State) -> tuple[Tensor, State]:
+        """The cost of each prediction ``[time, stream]``, and the state after."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What is learnt."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and buffers by name."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """Takes them over."""
+
+    def train(self) -> Any:  # noqa: ANN401
+        """Into training mode."""
+
+    def eval(self) -> Any:  # noqa: ANN401
+        """Into evaluation mode."""
+
+
+AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +83,10 @@ class Epoch:
 
 
 @dataclass(slots=True)
-class Progress:
+class Progress(Generic[AnyLearner]):
     """All that training needs to go on after an interruption, bit for bit.
 
-    There is no random number in it: the only ones drawn are the initial weights.
+    There is no random number in it: what is drawn in a pass follows from the seed and its number.
 
     Attributes:
         detector: With the weights as they are now.
@@ -56,7 +95,7 @@ class Progress:
         best: Weights after the best pass so far.
     """
 
-    detector: Detector
+    detector: AnyLearner
     optimiser: torch.optim.Adam
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -66,19 +105,20 @@ class Progress:
         """The pass with the lowest validation loss, the first of equals."""
         return min(self.history, key=lambda epoch: epoch.validation_loss)
 
-    def take_best(self) -> Detector:
+    def take_best(self) -> AnyLearner:
         """The detector with its best weights, ready to be calibrated."""
         self.detector.load_state_dict(self.best)
-        return self.detector.eval()
+        self.detector.eval()
+        return self.detector
 
 
-def start(detector: Detector, learning_rate: float) -> Progress:
+def start(detector: AnyLearner, learning_rate: float) -> Progress[AnyLearner]:
     """Progress before the first pass."""
     return Progress(detector, torch.optim.Adam(detector.parameters(), lr=learning_rate))
 
 
 def fit(
-    progress: Progress, train: Windows, validation: Windows, config: TrainingConfig
+    progress: Progress[Any], train: Windows, validation: Windows, config: TrainingConfig
 ) -> Iterator[Epoch]:
     """Trains until nothing gets better, and hands out each pass when ``progress`` is whole.
 
@@ -101,21 +141,25 @@ def fit(
     detector, optimiser = progress.detector, progress.optimiser
     while len(progress.history) < config.epochs and not _out_of_patience(progress, config.patience):
         number = len(progress.history) + 1
-        detector.train()
-        state = detector.initial_state(train.lanes)  # each [lane, ...]
-        losses, norms = [], []
-        # Samples ``[time, lane, feature]``, what counts and the target ``[time, lane]``.
-        for x, counts, fresh, target in train:
-            state = reset(detach(state), fresh, detector.stream_axes)
-            cost, state = detector.costs(x, target, state)  # [time, lane]
-            loss = mean_cost(cost, counts)  # scalar
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call] # PyTorch has no annotation here
-            norms.append(clip(detector.parameters(), config))
-            losses.append(loss.item() * counts.sum().item())
-            if not np.isfinite([losses[-1], norms[-1]]).all():
-                raise TrainingError(diverged(progress, config, loss.item(), float(np.max(norms))))
-            optimiser.step()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_pass_seed(config.seed, number))
+            detector.train()
+            state = detector.initial_state(train.lanes)  # each [lane, ...]
+            losses, norms = [], []
+            # Samples ``[time, lane, feature]``, what counts and the target ``[time, lane]``.
+            for x, counts, fresh, target in train:
+                state = reset(detach(state), fresh, detector.stream_axes)
+                cost, state = detector.costs(x, target, state)  # [time, lane]
+                loss = mean_cost(cost, counts)  # scalar
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call] # PyTorch has no annotation here
+                norms.append(clip(detector.parameters(), config))
+                losses.append(loss.item() * counts.sum().item())
+                if not np.isfinite([losses[-1], norms[-1]]).all():
+                    raise TrainingError(
+                        diverged(progress, config, loss.item(), float(np.max(norms)))
+                    )
+                optimiser.step()
         largest = float(np.max(norms))
         validation_loss = float(np.mean(costs(detector, validation)))
         epoch = Epoch(number, sum(losses) / float(train.counts.sum()), validation_loss, largest)
@@ -200,13 +244,13 @@ def errors(detector: Detector, windows: Windows) -> NDArray[np.float64]:
 
 
 @torch.no_grad()
-def costs(detector: Detector, windows: Windows) -> NDArray[np.float64]:
+def costs(detector: Learner, windows: Windows) -> NDArray[np.float64]:
     """The cost of each sample that counts, ``[sample]``, in no particular order."""
     return _over(detector, windows, detector.costs)
 
 
 def _over(
-    detector: Detector,
+    detector: Learner,
     windows: Windows,
     per_sample: Callable[[Tensor, Tensor, State], tuple[Tensor, State]],
 ) -> NDArray[np.float64]:
@@ -219,7 +263,7 @@ def _over(
     return np.concatenate(found)
 
 
-def save_progress(path: Path, progress: Progress, settings: dict[str, Any]) -> None:
+def save_progress(path: Path, progress: Progress[Any], settings: dict[str, Any]) -> None:
     """Writes what `load_progress` needs, whole or not at all.
 
     Args:
@@ -237,7 +281,7 @@ def save_progress(path: Path, progress: Progress, settings: dict[str, Any]) -> N
     write_saved(path, "training progress", PROGRESS_SCHEMA, content)
 
 
-def load_progress(path: Path, progress: Progress, settings: dict[str, Any]) -> None:
+def load_progress(path: Path, progress: Progress[Any], settings: dict[str, Any]) -> None:
     """Puts ``progress`` where it was when it was saved.
 
     Args:
@@ -261,7 +305,12 @@ def load_progress(path: Path, progress: Progress, settings: dict[str, Any]) -> N
     progress.best = content["best"]
 
 
-def _out_of_patience(progress: Progress, patience: int) -> bool:
+def _pass_seed(seed: int, number: int) -> int:
+    """Of what a network's input is disturbed with in a pass."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _out_of_patience(progress: Progress[Any], patience: int) -> bool:
     if not progress.history:
         return False
     return len(progress.history) - progress.best_epoch.number >= patience
@@ -274,13 +323,15 @@ def ran_away(epoch: Epoch, before: Sequence[Epoch]) -> bool:
     """
     best_train = min((e.train_loss for e in before), default=1.0)
     best_validation = min((e.validation_loss for e in before), default=1.0)
+    if min(best_train, best_validation) <= 0:
+        return False  # a negative log-likelihood: it has no zero, and grows but slowly
     return (
         epoch.train_loss > RUNAWAY * best_train
         and epoch.validation_loss > RUNAWAY * best_validation
     )
 
 
-def diverged(progress: Progress, config: TrainingConfig, loss: float, norm: float) -> str:
+def diverged(progress: Progress[Any], config: TrainingConfig, loss: float, norm: float) -> str:
     """Says that training has diverged, and what fits the case.
 
     Args:
@@ -301,7 +352,7 @@ def diverged(progress: Progress, config: TrainingConfig, loss: float, norm: floa
     rate = f"learning_rate (it is {config.learning_rate:g})"
     if not config.clip_norm and config.clip_value is None:
         advice = "nothing clips the gradient: set clip_norm = 1"
-    elif "irnn" in progress.detector.model.cells:
+    elif any(isinstance(cell, IRNN) for cell in progress.detector.cells):
         advice = f"nothing bounds the units of irnn: lower {rate} a hundredfold, or choose gru"
     elif config.clip_norm > SOFT_CLIP or (not config.clip_norm and not norm <= SOFT_CLIP):
         held = f"clip_norm = {config.clip_norm:g}" if config.clip_norm else "clip_value alone"

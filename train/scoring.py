@@ -13,6 +13,13 @@ from torch import Tensor, nn
 # would otherwise turn rounding noise into alarms.
 FLOOR = 1e-2
 
+# Normalised samples are cut off here. Healthy ones stay within a few units; a sensor that fails to
+# its largest float would otherwise overflow to infinity and stay in the state for ever.
+BOUND = 1e3
+
+# The score at which the gateway's lamp goes out, unless it is told otherwise.
+LEAVE = 0.7
+
 
 @final
 class Whitening(nn.Module):
@@ -53,12 +60,17 @@ class Whitening(nn.Module):
             The score ``[time, stream]``, 1.0 at the alarm level, and the contribution
             ``[time, stream, feature]``; equal shares where there is no error at all.
         """
+        distance, shares = self.distance(error)
+        return distance / self.limit, shares
+
+    def distance(self, error: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, before the limit is known."""
         z = torch.matmul(error - self.mean, self.matrix)  # [time, stream, feature]
         # The tiny summand gives 0 / 0 a meaning and is lost beside any real error.
         squared = z * z + 1e-12
         total = squared.sum(dim=2, keepdim=True)  # [time, stream, 1]
         distance = torch.sqrt(total / error.shape[2]).squeeze(2)  # [time, stream]
-        return distance / self.limit, squared / total
+        return distance, squared / total
 
     def set(self, fit: "WhiteningFit", limit: float) -> None:
         """Takes over what was calibrated, in place.
@@ -101,19 +113,53 @@ def fit_whitening(errors: NDArray[np.float64]) -> WhiteningFit:
     Returns:
         What `Whitening` needs.
     """
-    samples, features = errors.shape
     mean = errors.mean(axis=0)
-    deviation = errors.std(axis=0)
-    floored = deviation < FLOOR
-    scale = np.maximum(deviation, FLOOR)  # [feature]
-    standard = (errors - mean) / scale  # [sample, feature]
+    covariance, shrinkage = shrunk_covariance(errors - mean)
+    return whitening_of(mean, covariance, shrinkage)
+
+
+def shrunk_covariance(
+    deviations: NDArray[np.float64], taken: int = 0
+) -> tuple[NDArray[np.float64], float]:
+    """Covariance with a correlation that is shrunk towards none (OAS).
+
+    Args:
+        deviations: From the mean ``[sample, feature]``.
+        taken: Degrees of freedom that the mean has taken.
+
+    Returns:
+        ``[feature, feature]``, and how much of the correlation was replaced by none, 0 to 1.
+    """
+    samples = len(deviations) - taken
+    scale = np.sqrt((deviations**2).sum(axis=0) / samples)  # [feature]
+    standard = deviations / np.where(scale > 0, scale, 1.0)
     correlation = standard.T @ standard / samples
-    np.fill_diagonal(correlation, 1.0)  # also for a floored sensor
+    np.fill_diagonal(correlation, 1.0)  # also for a sensor that stood still
     shrinkage = _oas(correlation, samples)
-    shrunk = (1 - shrinkage) * correlation + shrinkage * np.eye(features)
-    values, vectors = np.linalg.eigh(shrunk)
+    shrunk = (1 - shrinkage) * correlation + shrinkage * np.eye(len(scale))
+    return shrunk * np.outer(scale, scale), shrinkage
+
+
+def whitening_of(
+    mean: NDArray[np.float64], covariance: NDArray[np.float64], shrinkage: float
+) -> WhiteningFit:
+    """The whitening of a covariance; what is smaller than the floors is raised to them.
+
+    Args:
+        mean: ``[feature]``.
+        covariance: ``[feature, feature]``.
+        shrinkage: Kept for the record.
+
+    Returns:
+        What `Whitening` needs.
+    """
+    deviation = np.sqrt(np.diag(covariance))
+    scale = np.maximum(deviation, FLOOR)  # [feature]
+    correlation = covariance / np.outer(scale, scale)
+    np.fill_diagonal(correlation, 1.0)
+    values, vectors = np.linalg.eigh(correlation)
     root = vectors / np.sqrt(np.maximum(values, FLOOR**2)) @ vectors.T  # P^-1/2
-    return WhiteningFit(mean, root / scale[:, None], shrinkage, floored)
+    return WhiteningFit(mean, root / scale[:, None], shrinkage, deviation < FLOOR)
 
 
 def _oas(correlation: NDArray[np.float64], samples: int) -> float:

@@ -15,7 +15,7 @@ from sample_models import FEATURES, sample_model
 # A gateway has neither; None in sys.modules makes an import fail as if it were not installed.
 WITHOUT = """
 import sys
-for name in ("torch", "onnx", "onnxscript", "matplotlib", "pyarrow"):
+for name in ("torch", "onnx", "onnxscript", "aeon", "matplotlib", "pyarrow"):
     sys.modules[name] = None
 from edge_runtime.cli import main
 main()
@@ -76,6 +76,14 @@ def test_a_gateway_is_told_what_training_needs(tmp_path: Path, name: str) -> Non
     result = run_on_gateway(tmp_path, name, "x", "-o", "y")
     assert result.returncode == 1
     assert "pip install 'andon[train]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_gateway_is_told_what_judging_needs(tmp_path: Path) -> None:
+    day = str(write_day(tmp_path / "day.csv"))
+    result = run_on_gateway(tmp_path, "evaluate", str(sample_model()), day, "--label", "extra")
+    assert result.returncode == 1
+    assert "aeon: pip install 'andon[train]'" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -163,6 +171,137 @@ def test_replay_says_what_it_ignores_and_what_it_found(tmp_path: Path) -> None:
     assert set(json.loads(scores.read_text().splitlines()[0])) == {
         *("stream", "ts", "score", "status", "alarm")
     }
+
+
+def test_a_replay_gives_back_the_counts(tmp_path: Path) -> None:
+    counts = [(0, 5), (1, 6), (1, ""), (1, 6), (1, 7)]
+    rows = [f"2026-01-01T00:00:{t:02d}Z,1,2,3,{count}" for t, count in counts]
+    day, scores = tmp_path / "day.csv", tmp_path / "s.jsonl"
+    day.write_text("\n".join(["time,current,pressure,vibration,n", *rows]) + "\n")
+    options = ("--seq-column", "n", "--time-column", "time", "--scores", str(scores))
+    result = run("replay", str(sample_model()), str(day), *options)
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["seq"] for line in scores.read_text().splitlines()] == [5, 6, 7]
+    assert "rejected: 1 late, 1 duplicate" in result.output
+    assert "ignored" not in result.output
+    day.write_text(day.read_text().replace(",7", ",7.5"))
+    result = run("replay", str(sample_model()), str(day), *options)
+    assert "column 'n': wanted whole numbers of 0 to 9007199254740992, got 7.5 in row 4" in (
+        result.output
+    )
+    result = run(
+        "replay", str(sample_model()), str(day), "--time-column", "time", "--seq-column", "m"
+    )
+    assert "wanted a column 'm'" in result.output
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    day = write_day(tmp_path / "day.csv")
+    (tmp_path / "file").touch()
+    for option in ("--scores", "--flags"):
+        path = tmp_path / "file" / "out.jsonl"
+        result = run("replay", str(sample_model()), str(day), option, str(path))
+        assert result.exit_code == 1
+        assert f"{path}: cannot be written: " in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+GATEWAY = """
+[broker]
+url = "mqtt://127.0.0.1"
+client_id = "gw"
+[state]
+path = "gateway.db"
+[[pipeline]]
+model = "m.onnx"
+topic = "f/{m}"
+stream = "{m}"
+publish = "a/{m}"
+"""
+
+
+def gateway(folder: Path, model: bytes, lines: str) -> Path:
+    (folder / "m.onnx").write_bytes(model)
+    path = folder / "gateway.toml"
+    path.write_text(GATEWAY + lines + "\n")
+    return path
+
+
+def test_a_replay_keeps_all_rules_of_its_gateway(tmp_path: Path) -> None:
+    lines = 'late = "reorder"\nreorder_ms = 3000\nhold_ms = 1500\n'
+    path = gateway(tmp_path, sample_model().read_bytes(), lines)
+    day, scores = tmp_path / "day.csv", tmp_path / "s.jsonl"
+    rows = [f"2026-01-01T00:00:{t:02d}Z,1,2,3" for t in (0, 1, 3, 2, 4, 5, 6, 9, 10, 11, 12, 13)]
+    day.write_text("\n".join(["time,current,pressure,vibration", *rows]) + "\n")
+    options = ("--gateway", str(path), "--scores", str(scores))
+    result = run("replay", str(tmp_path / "m.onnx"), str(day), *options)
+    assert result.exit_code == 0, result.output
+    said = [json.loads(line) for line in scores.read_text().splitlines()]
+    assert [line["ts"] // 1000 % 60 for line in said] == [0, 1, 2, 3, 4, 5, 6, 9, 10]
+    assert [line["status"] for line in said] == ["warming_up"] * 4 + ["ok"] * 3 + ["uncertain"] * 2
+    assert (
+        "waits 3000 ms for late samples: scores come 3000 ms late at least; "
+        "3 samples still wait at the end"
+    ) in result.output
+    again = run("replay", str(tmp_path / "m.onnx"), str(day), *options, "--json")
+    report = json.loads(again.stdout)
+    assert (report["reorder_ms"], report["held_at_the_end"]) == (3000, 3)
+    assert report["streams"][0]["unscored"] == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (
+            "max_delay_ms = 0",
+            "model: wanted scores after 0 ms at most (max_delay_ms), the model looks 5 samples of "
+            "1000 ms ahead: 5000 ms",
+        ),
+        (
+            'max_delay_ms = 5999\nlate = "reorder"\nreorder_ms = 1000',
+            "model: wanted scores after 5999 ms at most (max_delay_ms), the model looks 5 samples "
+            "of 1000 ms ahead and reorder_ms is 1000: 6000 ms",
+        ),
+        (
+            "hold_ms = 999",
+            "hold_ms: wanted 1000 (the model's sample period) to 5000 (max_gap)",
+        ),
+        (
+            "hold_ms = 5001",
+            "hold_ms: wanted 1000 (the model's sample period) to 5000 (max_gap)",
+        ),
+        ("evict_after_h = 0.001", "evict_after_h: must not be shorter than the model's max_gap_ms"),
+        (
+            'late = "reorder"\nreorder_ms = 4096001',
+            "reorder_ms: wanted 4.096e+06 at most, which are 4096 samples",
+        ),
+    ],
+)
+def test_a_gateway_that_does_not_fit_its_model_is_refused(
+    tmp_path: Path, lines: str, problem: str
+) -> None:
+    path = gateway(tmp_path, look_ahead_model(5), lines)
+    day = tmp_path / "day.csv"
+    day.write_text("time,a,b\n2026-01-01T00:00:00Z,1,2\n")
+    for command in (
+        ("replay", str(tmp_path / "m.onnx"), str(day), "--gateway", str(path)),
+        ("check", str(path)),
+    ):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert f"gateway.toml: [[pipeline]] 1 {problem}" in result.output
+
+
+def test_check_says_how_long_the_window_holds(tmp_path: Path) -> None:
+    path = gateway(tmp_path, look_ahead_model(5), 'late = "reorder"\nreorder_ms = 1500')
+    assert (
+        "looks 5 samples ahead, waits 1500 ms for late samples: each score comes 6500 ms late, "
+        "or until the sample after that"
+    ) in run("check", str(path)).output
+    path = gateway(tmp_path, sample_model().read_bytes(), 'late = "reorder"\nreorder_ms = 1500')
+    assert "waits 1500 ms for late samples: each score comes 1500 ms late" in (
+        run("check", str(path)).output
+    )
 
 
 def test_replay_without_a_sensor_names_file_and_column(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def test_a_flag_that_would_come_back_is_refused(plant: Path) -> None:
     assert "would come back into [[pipeline]] 1" in problems_of(plant, itself)[0]
 
 
-@pytest.mark.parametrize("report", ["status", "rejected"])
+@pytest.mark.parametrize("report", ["status", "rejected", "events"])
 def test_a_report_that_would_come_back_is_refused(plant: Path, report: str) -> None:
     text = MINIMAL + SECOND.replace("presses/{press}", f"andon/{{press}}/{report}", 1)
     text = text.replace("andon/presses/{press}", "flags/{press}")
@@ -334,6 +334,55 @@ def test_two_pipelines_whose_flags_look_alike_are_refused(plant: Path) -> None:
         "their flags could not be told apart"
     ]
     assert load_text(plant, MINIMAL + SECOND + other.replace("andon/", "andon/b/"))
+
+
+def test_what_has_no_time_of_its_own_must_come_once(plant: Path) -> None:
+    halls = MINIMAL.replace("{line}/{machine}/telemetry", "hall-1/{machine}/telemetry")
+    halls = halls.replace("{line}/{machine}", "hall-1/{machine}") + 'ts = "arrival"\n'
+    pumps = SECOND.replace("presses/{press}", "factory/{press}/pump/telemetry", 1)
+    with pytest.raises(ConfigError) as caught:
+        load_text(plant, halls + pumps)
+    assert caught.value.problems == (
+        f'{plant / "gateway.toml"}: [[pipeline]] 1 topic: "factory/hall-1/{{machine}}/telemetry" '
+        'and that of [[pipeline]] 2, "factory/{press}/pump/telemetry", have some topics in '
+        'common: a broker may deliver those twice, which ts = "arrival" cannot tell',
+    )
+    load_text(plant, halls.replace('"arrival"', '"sample"') + pumps)
+    load_text(plant, halls.replace("hall-1", "{hall}").replace('m = "', 'm = "{hall} ') + pumps)
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ("hold_ms = 0", "hold_ms: wanted more than 0, got 0.0"),
+        (
+            "hold_ms = 2001\nmax_gap_ms = 2000",
+            "hold_ms: must not exceed max_gap_ms, got 2001 > 2000",
+        ),
+        ('late = "keep"', 'late: wanted "drop" or "reorder", got "keep"'),
+        ('late = "reorder"', 'reorder_ms: wanted, because late is "reorder"; got none'),
+        ("reorder_ms = 5", 'reorder_ms: needs late = "reorder", got "drop"'),
+        ('late = "reorder"\nreorder_ms = 0', "reorder_ms: wanted more than 0, got 0.0"),
+        (
+            'late = "reorder"\nreorder_ms = 5\nts = "arrival"',
+            'late: wanted "drop": what has the time of its arrival is in order',
+        ),
+        ('ts = "mine"', 'ts: wanted "sample" or "arrival", got "mine"'),
+        ("evict_after_h = 0", "evict_after_h: wanted more than 0, got 0.0"),
+        (
+            "evict_after_h = 0.5\nmax_gap_ms = 1800001",
+            "evict_after_h: must not be shorter than max_gap_ms, got 0.5 h and 1.8e+06 ms",
+        ),
+    ],
+)
+def test_rules_of_time_must_go_together(plant: Path, lines: str, problem: str) -> None:
+    assert problems_of(plant, f"{MINIMAL}{lines}\n") == [f"[[pipeline]] 1 {problem}"]
+
+
+def test_rules_of_time_at_their_limits(plant: Path) -> None:
+    lines = "hold_ms = 2000\nmax_gap_ms = 2000\nevict_after_h = 0.001\n"
+    assert load_text(plant, MINIMAL + lines).pipeline[0].hold_ms == 2000
+    assert load_text(plant, MINIMAL + 'ts = "arrival"\n').pipeline[0].ts == "arrival"
 
 
 def test_everything_wrong_comes_at_once(plant: Path) -> None:

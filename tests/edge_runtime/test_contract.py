@@ -73,13 +73,14 @@ def test_round_trip() -> None:
 
 def test_the_document_is_plain_json_with_explicit_pairs() -> None:
     document = json.loads(encode_contract(contract()))
-    assert document["schema"] == 2
+    assert document["schema"] == 3
     assert document["states"][1] == {
         "input": "n",
         "output": "n_next",
         "shape": [2, "stream"],
         "dtype": "int64",
         "initial": 3.0,
+        "kept": False,
     }
 
 
@@ -149,6 +150,13 @@ def test_initial_state_has_the_shapes_the_model_takes() -> None:
         ({"look_ahead": -1}, "look_ahead must not be negative, got -1"),
         ({"schema": 1, "look_ahead": 2}, "look_ahead needs schema 2, got schema 1"),
         ({"schema": 1, "one_stream": True}, "one_stream needs schema 2, got schema 1"),
+        (
+            {
+                "schema": 2,
+                "states": (State(input="h", output="h_next", shape=("stream", 8), kept=True),),
+            },
+            "state h: kept needs schema 3, got schema 2",
+        ),
         ({"sample_period_ms": 0.0}, "sample_period_ms must be positive"),
         ({"features": (Feature(name=""),)}, "feature '': wanted a name"),
         ({"max_gap_ms": 0.25}, "max_gap_ms 0.25 is below the sample period"),
@@ -200,7 +208,7 @@ def test_every_state_dtype_can_be_carried(dtype: str) -> None:
 
 @pytest.mark.parametrize(
     ("schema", "advice"),
-    [(3, "newer than.*schemas 1 to 2: upgrade andon"), (0, "older than.*export again")],
+    [(4, "newer than.*schemas 1 to 3: upgrade andon"), (0, "older than.*export again")],
 )
 def test_another_schema_is_refused_with_advice(schema: int, advice: str) -> None:
     document = json.dumps({"schema": schema, "of": ["unknown", "content"]})

@@ -6,22 +6,25 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import edge_runtime.daemon
 from conftest import Broker, Certificates, MakeBroker
+from edge_runtime.clock import Clock
 from edge_runtime.config import BrokerConfig, PipelineConfig
-from edge_runtime.daemon import Gateway, Route
+from edge_runtime.daemon import Gateway
+from edge_runtime.errors import StoreUnavailableError
 from edge_runtime.link import Publisher, Subscriber
 from edge_runtime.mqtt import Message, StopEvent
-from edge_runtime.results import Block
+from edge_runtime.routes import Route
 from edge_runtime.session import load_model
-from edge_runtime.store import Publication
+from edge_runtime.store import Group, Publication, Start
 from handmade_models import Layout, layout_model, look_ahead_model, one_step_graph
 from own_module import own_model
 from plant import (
     PATIENCE_S,
-    REJECTED,
     START_MS,
     STATUS,
     THE_END,
@@ -142,9 +145,9 @@ def test_a_model_that_looks_too_far_ahead_is_refused(plant: Plant) -> None:
         "gateway.toml: [[pipeline]] 1 model: wanted scores after 0 ms at most (max_delay_ms), the "
         "model looks 5 samples of 1000 ms ahead: 5000 ms"
     )
-    for command in ("check", "run"):
+    for command, code in (("check", 1), ("run", 78)):
         done = andon(plant.folder, command, "gateway.toml")
-        assert done.returncode == 1
+        assert done.returncode == code
         assert reason in done.stderr
     path.write_text(path.read_text().replace("leave = 0.45", "leave = 9").replace("0.9", "9"))
     done = andon(plant.folder, "check", "gateway.toml")
@@ -370,7 +373,7 @@ def test_run_refuses_what_check_names(plant: Plant) -> None:
         andon(plant.folder, "check", "gateway.toml"),
         andon(plant.folder, "run", "gateway.toml"),
     )
-    assert checked.returncode == ran.returncode == 1
+    assert (checked.returncode, ran.returncode) == (1, 78)
     assert checked.stderr == ran.stderr
     assert "emitt: unknown key, did you mean emit?" in checked.stderr
     assert "must not exceed enter" in checked.stderr
@@ -395,27 +398,62 @@ def test_what_is_still_to_be_reported_goes_out_at_the_end(plant: Plant) -> None:
 class Seam:
     """Source and store in one, noting in which order they are asked for what."""
 
-    def __init__(self, batch: list[Message], *, broken: bool = False) -> None:
+    def __init__(
+        self, *batches: list[Message], broken: int = 0, why: str = "no room", ends: bool = False
+    ) -> None:
+        self.details: list[dict[str, Any]] = []
+        self._why = why
+        self._ends = ends
         self.calls: list[str] = []
-        self._batch = batch
+        self.starts: list[Start] = []
+        self.aside: list[str] = []
+        self.topics: list[str] = []
+        self.hold = False
+        self._batches = batches
         self._broken = broken
         self._waiting: list[Publication] = []
 
     def batches(self, stop: StopEvent) -> Iterator[list[Message]]:  # noqa: ARG002 - the seam's
-        yield self._batch
+        for batch in self._batches:
+            yield [] if self.hold else batch
+        while self.hold and not self._ends:
+            yield []
 
-    def commit(self, blocks: Sequence[Block], publications: Sequence[Publication]) -> None:
+    def open(self) -> None:
+        self.calls.append("open")
+
+    def commit(self, group: Group) -> None:
         if self._broken:
-            raise OSError("disk full")
-        self.calls.append(f"commit {len(blocks)}")
-        self._waiting.extend(publications)
+            self._broken -= 1
+            self.calls.append("refuse")
+            raise StoreUnavailableError(f"gateway.db: {self._why.format(self._broken)}")
+        self.calls.append(f"commit {sum(map(len, group.admitted.values()))}")
+        self._waiting.extend(group.publications)
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        pass
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         self.calls.append(f"acknowledge {len(messages)}")
 
-    def outbox(self) -> Iterator[Publication]:
+    def outbox(self) -> Iterator[tuple[Publication, int]]:
         while self._waiting:
-            yield self._waiting.pop(0)
+            yield self._waiting.pop(0), 7
+
+    def tidy(self, now_ns: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def delivered(self, tokens: Sequence[int] = ()) -> Any:
+        return list(tokens)
+
+    def say(self, word: bytes, details: bytes | None = None) -> None:
+        assert details is not None
+        self.details.append(json.loads(details))
+        assert self.details[-1]["status"] == word.decode()
+        self.calls.append(word.decode())
 
     def publish(
         self,
@@ -423,8 +461,9 @@ class Seam:
         payload: bytes,  # noqa: ARG002 - the seam's
         *,
         retain: bool = False,  # noqa: ARG002
+        token: int | None = None,
     ) -> None:
-        self.calls.append(f"publish {topic}")
+        self.calls.append(f"publish {topic} {token}")
 
 
 def gateway_at(seam: Seam) -> Gateway:
@@ -432,7 +471,7 @@ def gateway_at(seam: Seam) -> Gateway:
     config = PipelineConfig(
         model=model, topic="plant/{m}", stream="{m}", publish="andon/{m}", emit="scores"
     )
-    return Gateway([Route(config, load_model(model), 1 << 20)], seam, seam, REJECTED)
+    return Gateway([Route(config, load_model(model), 1 << 20)], seam, seam, "andon/gw")
 
 
 def messages_of(names: str) -> list[Message]:
@@ -442,15 +481,48 @@ def messages_of(names: str) -> list[Message]:
 
 def test_nothing_is_acknowledged_before_it_is_safe_nor_published_before() -> None:
     seam = Seam(messages_of("ab"))
-    gateway_at(seam).run(StopEvent())
-    assert seam.calls == ["commit 2", "acknowledge 2", "publish andon/a", "publish andon/b"]
+    gateway_at(seam).run(StopEvent(), Clock())
+    assert seam.calls == [
+        *("open", "commit 2", "acknowledge 2", "online"),
+        *("publish andon/a 7", "publish andon/b 7"),
+    ]
 
 
-def test_what_is_not_safe_is_not_acknowledged() -> None:
-    seam = Seam(messages_of("a"), broken=True)
-    with pytest.raises(OSError, match="disk full"):
-        gateway_at(seam).run(StopEvent())
-    assert seam.calls == []
+def test_what_is_not_safe_is_not_acknowledged_and_is_tried_again() -> None:
+    seam = Seam(messages_of("a"), broken=3)
+    gateway_at(seam).run(StopEvent(), Clock())
+    assert seam.calls == [
+        *("open", "refuse", "degraded", "refuse", "degraded", "refuse", "degraded"),
+        *("commit 1", "acknowledge 1", "online", "publish andon/a 7"),
+    ]
+
+
+def test_what_is_not_safe_at_the_end_is_tried_once_more() -> None:
+    seam = Seam(messages_of("a"), broken=1, ends=True)
+    gateway = gateway_at(seam)
+    gateway.run(StopEvent(), Clock())
+    assert seam.calls == [
+        *("open", "refuse", "degraded"),
+        *("commit 1", "acknowledge 1", "publish andon/a 7"),
+    ]
+    assert gateway.safe
+
+
+def test_the_details_say_what_it_is_now() -> None:
+    """Another cause, and a database that was set aside while all went on."""
+    seam = Seam(messages_of("a"), broken=2, why="cause {}")
+    gateway_at(seam).run(StopEvent(), Clock())
+    causes = [said["cause"] for said in seam.details]
+    assert causes == ["gateway.db: cause 1", "gateway.db: cause 0", ""]
+    seam = Seam(messages_of("a"), messages_of("b"))
+
+    def lose(group: Group) -> None:
+        seam.aside.append(f"gateway.db.damaged-{len(seam.aside)}: is damaged")
+
+    vars(seam)["commit"] = lose
+    gateway_at(seam).run(StopEvent(), Clock())
+    assert [len(said["set_aside"]) for said in seam.details] == [1, 2]
+    assert seam.calls.count("online") == 2
 
 
 def test_a_topic_that_one_pipeline_cannot_name_still_reaches_the_other() -> None:
@@ -467,7 +539,73 @@ def test_a_topic_that_one_pipeline_cannot_name_still_reaches_the_other() -> None
         )
         for stream in ("{m}", "s{m}")
     ]
-    gateway = Gateway(routes, seam, seam, REJECTED)
-    gateway.run(StopEvent())
+    gateway = Gateway(routes, seam, seam, "andon/gw")
+    gateway.run(StopEvent(), Clock())
     assert gateway.scored == 1
-    assert gateway.refusals.totals() == {"bad_topic": 2, "late": 1}
+    assert gateway.refusals.totals() == {"bad_topic": 2, "duplicate": 1}
+
+
+def test_a_device_without_a_clock_is_timed_and_freed_of_duplicates() -> None:
+    model = sample_model()
+    config = PipelineConfig(
+        model=model, topic="f/{m}", stream="{m}", publish="o/{m}", emit="scores", ts="arrival"
+    )
+    route = Route(config, load_model(model), 1 << 20)
+
+    def message(payload: str, *, dup: bool = False) -> Message:
+        return Message("f/p", payload.encode(), 1, 1, dup, False, 1)
+
+    one, two = '{"values": [1, 2, 3]}', '[{"values": [1, 2, 3]}, {"values": [4, 5, 6]}]'
+    seam = Seam([message(one), message(two), message(one, dup=True), message("{}", dup=True)])
+    gateway = Gateway([route], seam, seam, "andon/gw")
+    now = START_MS * 1_000_000
+    gateway.run(StopEvent(), Clock(lambda: now, lambda: 0))
+    assert gateway.refusals.totals() == {"duplicate": 1, "missing_feature": 1}
+    assert gateway.scored == 3
+    times = route.pipeline.streams.last_ts[0], route.pipeline.streams.steps[0]
+    assert times == (now + 2, 3)
+
+
+class Slow:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = START_MS * 1_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def test_an_idle_stream_is_forgotten_and_that_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_runtime.daemon, "LOOK_FOR_IDLE_S", 0.0)
+    model, passed = sample_model(), Slow()
+    config = PipelineConfig(
+        model=model, topic="plant/{m}", stream="{m}", publish="andon/{m}", evict_after_h=2
+    )
+    groups: list[Group] = []
+
+    class Noting(Seam):
+        def batches(self, stop: StopEvent) -> Iterator[list[Message]]:
+            for batch in super().batches(stop):
+                yield batch
+                passed.now += 3 * 3600 * 10**9
+
+        def commit(self, group: Group) -> None:
+            groups.append(group)
+
+    def at(hours: int) -> bytes:
+        return sample(START_MS + hours * 3_600_000, [1.0, 2.0, 3.0])
+
+    early = [Message(f"plant/{name}", at(0), 1, 1, False, False, 1) for name in "ab"]
+    seam = Noting(early, [Message("plant/b", at(3), 1, 1, False, False, 1)], [])
+    route = Route(config, load_model(model), 1 << 20)
+    gateway = Gateway([route], seam, seam, "andon/gw")
+    gateway.run(StopEvent(), Clock(lambda: START_MS * 1_000_000, passed))
+    (evicting,) = [group for group in groups if group.evicted]
+    assert evicting.evicted == {0: ["a"]}
+    ((topic, payload),) = evicting.publications
+    event = json.loads(payload)
+    assert topic == "andon/gw/events"
+    assert (event["event"], event["stream"], event["ts"]) == ("evicted", "a", START_MS)
+    assert route.pipeline.streams.find("a") is None
+    assert route.pipeline.streams.find("b") is not None

@@ -85,6 +85,67 @@ def test_of_two_equal_keys_the_last_counts() -> None:
     assert decode(b'{"ts": 1, "ts": 2, "values": [1, 2]}')[0] == [2 * MS]
 
 
+# --- the device's own count
+
+
+def counts(
+    message: object, features: tuple[str, ...] = ("current", "pressure")
+) -> list[int] | None:
+    samples = Decoder(features, LIMIT).decode(json.dumps(message).encode())
+    assert samples.seq is None or samples.seq.dtype == np.int64
+    return None if samples.seq is None else samples.seq.tolist()
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ({"ts": 1, "values": [1, 2]}, None),
+        ({"ts": 1, "seq": 0, "values": [1, 2]}, [0]),
+        ({"ts": 1, "seq": 2**63 - 1, "values": {"current": 1, "pressure": 2}}, [2**63 - 1]),
+        ({"ts": 1, "seq": 7, "current": 1, "pressure": 2}, [7]),
+        ({"ts": 1, "period_ms": 1, "seq": 7, "values": [[1, 2]] * 3}, [7, 8, 9]),
+        ([{"ts": 1, "values": [1, 2]}, {"ts": 1, "seq": 4, "values": [1, 2]}], [-1, 4]),
+    ],
+)
+def test_a_count_may_stand_beside_the_time(message: object, wanted: list[int] | None) -> None:
+    assert counts(message) == wanted
+
+
+def test_a_sensor_may_be_called_seq() -> None:
+    features = ("seq", "current")
+    assert counts({"ts": 1, "seq": 2.5, "current": 1}, features) is None
+    assert counts({"ts": 1, "seq": 3, "values": {"seq": 2.5, "current": 1}}, features) == [3]
+    assert counts({"ts": 1, "seq": 3, "values": [2.5, 1]}, features) == [3]
+
+
+# --- devices without a clock
+
+
+def arrived(message: object, period_ms: float = 10.0) -> list[float]:
+    decoder = Decoder(("current", "pressure"), LIMIT, period_ms)
+    samples = decoder.decode(json.dumps(message).encode())
+    assert samples.ts.dtype == np.int64
+    return [ts / MS for ts in samples.ts.tolist()]
+
+
+def test_without_a_clock_the_last_sample_is_now() -> None:
+    one = {"values": [1, 2]}
+    block = {"period_ms": 2, "values": [[1, 2]] * 3}
+    assert arrived(one) == [0]
+    assert arrived({"ts": "never", "current": 1, "pressure": 2}) == [0]
+    assert arrived([one] * 3) == [-20, -10, 0]
+    assert arrived(block) == [-4, -2, 0]
+    assert arrived([block, one, one, block]) == [-38, -36, -34, -24, -14, -4, -2, 0]
+    assert arrived([one, one], 0.25) == [-0.25, 0]
+    assert arrived({"period_ms": 1e-9, "values": [[1, 2]] * 3}) == [0, 0, 0]
+
+
+def test_a_span_without_a_clock_is_bounded() -> None:
+    decoder = Decoder(("current", "pressure"), LIMIT, 9e12)
+    with pytest.raises(PayloadError, match="bad_ts"):
+        decoder.decode(json.dumps([{"values": [1, 2]}] * 3).encode())
+
+
 # --- the causes
 
 
@@ -124,6 +185,17 @@ def test_of_two_equal_keys_the_last_counts() -> None:
         ({"ts": 9e12, "period_ms": 9e11, "values": [[1, 2]] * 2}, "bad_ts", "2262"),
         ({"ts": 1, "period_ms": True, "values": [[1, 2]]}, "not_a_number", "got True"),
         ({"ts": 1, "period_ms": "1", "values": [[1, 2]]}, "not_a_number", "got '1'"),
+        ({"ts": 1, "seq": -1, "values": [1, 2]}, "bad_seq", "0 to 9223372036854775807, got -1"),
+        ({"ts": 1, "seq": 2**63, "values": [1, 2]}, "bad_seq", "got 9223372036854775808"),
+        ({"ts": 1, "seq": 10**40, "values": [1, 2]}, "bad_seq", "got a long number"),
+        ({"ts": 1, "seq": 1.0, "values": [1, 2]}, "bad_seq", "wanted a whole number"),
+        ({"ts": 1, "seq": True, "values": [1, 2]}, "bad_seq", "got True"),
+        ({"ts": 1, "seq": None, "values": [1, 2]}, "bad_seq", "got None"),
+        ({"ts": 1, "seq": "7", "current": 1, "pressure": 2}, "bad_seq", "got '7'"),
+        (
+            {"ts": 1, "seq": 2**63 - 1, "period_ms": 1, "values": [[1, 2]] * 2},
+            *("bad_seq", "got 9223372036854775808"),
+        ),
         ({"ts": 1, "values": {"current": 1}}, "missing_feature", "'pressure'"),
         ({"ts": 1, "Current": 1, "pressure": 2}, "missing_feature", "['ts', 'Current', "),
         ({"ts": 1, "values": [1]}, "wrong_count", "wanted 2 values, got 1"),
@@ -186,7 +258,8 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["ts", "values", "period_ms", "current", "pressure"]) | st.text(),
+            st.sampled_from(["ts", "seq", "values", "period_ms", "current", "pressure"])
+            | st.text(),
             inner,
             max_size=5,
         )
@@ -196,16 +269,21 @@ JSON = st.recursive(
 
 
 @settings(deadline=None)
-@given(JSON)
-@example({"ts": 10**4299, "values": [1, 2]})
-def test_arbitrary_json_raises_nothing_else(message: object) -> None:
+@given(message=JSON)
+@example(message={"ts": 10**4299, "values": [1, 2]})
+@example(message={"ts": 1, "seq": -(10**4299), "values": [1, 2]})
+@example(message=[{"period_ms": 9e12, "values": [[1, 2]] * 2}] * 2)
+@pytest.mark.parametrize("clock", [True, False])
+def test_arbitrary_json_raises_nothing_else(message: object, clock: bool) -> None:
+    decoder = DECODER if clock else Decoder(("current", "pressure"), LIMIT, 1.0)
     try:
-        samples = DECODER.decode(json.dumps(message).encode())
+        samples = decoder.decode(json.dumps(message).encode())
     except PayloadError:
         return
     assert np.isfinite(samples.values).all()
     assert len(samples.ts) == len(samples.values) > 0
-    assert (samples.ts >= 0).all()
+    assert (samples.ts >= 0).all() if clock else (samples.ts <= 0).all()
+    assert samples.seq is None or len(samples.seq) == len(samples.ts)
 
 
 # --- time
@@ -367,6 +445,15 @@ def test_a_flag(name: str) -> None:
         "top": [{"feature": "current", "share": 0.75}, {"feature": "pressure", "share": 0.25}],
         "model": "f" * 16,
     }
+
+
+def test_a_count_is_written_where_there_is_one() -> None:
+    line = ScoreLine("p", TS * MS, np.float32(1), "ok", alarm=True, seq=2**63 - 1)
+    said = json.loads(encode_score(line))
+    assert list(said) == ["stream", "ts", "seq", "score", "status", "alarm"]
+    assert said["seq"] == 2**63 - 1
+    assert json.loads(encode_flag(a_flag(seq=0)))["seq"] == 0
+    assert "seq" not in json.loads(encode_flag(a_flag()))
 
 
 def test_a_flag_of_a_model_without_contribution() -> None:

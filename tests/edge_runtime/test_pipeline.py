@@ -3,10 +3,9 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,162 +16,47 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import handmade_models
-from edge_runtime.alarm import AlarmState
 from edge_runtime.config import AlarmConfig, PipelineConfig
 from edge_runtime.contract import decode_contract, encode_contract
-from edge_runtime.payload import NS_PER_MS, Flag, encode_flag
+from edge_runtime.payload import NS_PER_MS, Flag
 from edge_runtime.pipeline import Pipeline, Settings, flag_id
-from edge_runtime.results import STATUS, Block, Reset, Result, Scored
-from edge_runtime.session import Session, load_model, session_from_bytes
-from handmade_models import LAYOUTS, Layout, layout_model, look_ahead_model
+from edge_runtime.results import STATUS, Block, Reset, Scored
+from edge_runtime.session import Session, session_from_bytes
+from handmade_models import look_ahead_model
+from pipelines import (
+    CAN_FAIL,
+    CASES,
+    MODELS,
+    SECOND,
+    START,
+    WAYS,
+    Way,
+    a_pipeline,
+    a_story,
+    block,
+    causes,
+    grouped,
+    model,
+    one_by_one,
+    seen,
+    send,
+    state_of,
+    statuses,
+)
 from sample_models import MAX_GAP_MS, WARM_UP_STEPS, sample_model
 
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
-GAP = round(MAX_GAP_MS * NS_PER_MS)
 
-EXPORTED: dict[str, tuple[Any, ...]] = {
-    "elman": ("elman",),
-    "lstm": (),
-    "gru": ("gru",),
-    "lstm-2": ("lstm", 2),
-}
-HANDMADE: dict[str, Callable[[], bytes]] = {
-    "ratio": handmade_models.ratio_model,
-    "foreign": handmade_models.foreign_model,
-    "causal": partial(look_ahead_model, 0),
-    "one ahead": partial(look_ahead_model, 1),
-    "five ahead": partial(look_ahead_model, 5),
-    "one-step": handmade_models.one_step_model,
-    "one-step, 1s": partial(layout_model, LAYOUTS["one-step, 1s"]),
-    "batch-first": partial(layout_model, LAYOUTS["batch-first"]),
-    "float16": partial(layout_model, LAYOUTS["float16 samples"]),
-    "one stream": partial(layout_model, Layout(mixing=True), one_stream=True),
-    "frozen": partial(layout_model, Layout(frozen=True), one_stream=True),
-}
-MODELS = [*EXPORTED, *HANDMADE]
-CAN_FAIL = {"ratio", "causal", "one ahead", "five ahead"}  # their scores are not always finite
-
-
-@cache
-def model(name: str) -> Session:
-    if name in HANDMADE:
-        return session_from_bytes(HANDMADE[name]())
-    return load_model(sample_model(*EXPORTED[name]))
-
-
-def a_pipeline(name: str = "lstm", alarm: AlarmConfig | None = None, **changes: Any) -> Pipeline:
-    alarm = alarm or AlarmConfig(enter=1.0, leave=0.9, hold_steps=2)
-    return Pipeline(model(name), Settings(alarm=alarm, **changes))
-
-
-class Samples(NamedTuple):
-    """What one stream sends, in order of arrival."""
-
-    ts: NDArray[np.int64]
-    values: NDArray[np.float32]
-
-
-# --- what is seen of a run, in a form that does not depend on how it was grouped
-
-
-class Seen(NamedTuple):
-    """Everything that was decided about one stream, bit by bit."""
-
-    scored: list[tuple[int, bytes, str, bool]]
-    flags: list[bytes]
-    rejected: Counter[str]
-    resets: list[Reset]
-    state: dict[str, bytes]
-    last_ts: int
-    steps: int
-    alarm: AlarmState
-    waiting: int
-
-
-def state_of(pipeline: Pipeline, stream: str) -> dict[str, bytes]:
-    slot = pipeline.streams.find(stream)
-    assert slot is not None
-    return {name: value.tobytes() for name, value in pipeline.streams.take([slot]).items()}
-
-
-def seen(pipeline: Pipeline, results: Sequence[Result], stream: str) -> Seen:
-    slot = pipeline.streams.find(stream)
-    assert slot is not None
-    scored: list[tuple[int, bytes, str, bool]] = []
-    rejected: Counter[str] = Counter()
-    for result in results:
-        for part in result.scored:
-            if part.stream == stream:
-                lines = part.lines()
-                scored += [(n.ts, n.score.tobytes(), n.status, n.alarm) for n in lines]
-        for refused in result.rejected:
-            if refused.stream == stream:
-                rejected[refused.cause] += refused.samples
-    return Seen(
-        scored,
-        [encode_flag(f) for r in results for f in r.flags if f.stream == stream],
-        rejected,
-        [reset for r in results for reset in r.resets if reset.stream == stream],
-        state_of(pipeline, stream),
-        int(pipeline.streams.last_ts[slot]),
-        int(pipeline.streams.steps[slot]),
-        pipeline.streams.alarms[slot],
-        pipeline.waiting()[stream],
-    )
-
-
-def one_by_one(pipeline: Pipeline, stream: str, samples: Samples) -> Seen:
-    results = [
-        pipeline.process([Block(stream, samples.ts[i : i + 1], samples.values[i : i + 1])], None)
-        for i in range(len(samples.ts))
-    ]
-    return seen(pipeline, results, stream)
-
-
-def grouped(stories: dict[str, Samples], rng: random.Random) -> list[list[Block]]:
-    """All samples in blocks of any length, the streams in any order, in calls of any size."""
-    left = dict.fromkeys(stories, 0)
-    blocks = []
-    while left:
-        stream = rng.choice(list(left))
-        start, samples = left[stream], stories[stream]
-        stop = min(len(samples.ts), start + rng.choice([1, 1, 2, 5, 30]))
-        blocks.append(Block(stream, samples.ts[start:stop], samples.values[start:stop]))
-        left[stream] = stop
-        if stop == len(samples.ts):
-            del left[stream]
-    calls: list[list[Block]] = []
-    while blocks:
-        size = rng.choice([1, 2, 3, 8, 100])
-        calls.append(blocks[:size])
-        del blocks[:size]
-    return calls
-
-
-def a_story(name: str, rng: np.random.Generator) -> Samples:
-    """Samples with all that happens: silences, late and equal times, scores that are none."""
-    count = int(rng.integers(1, 40))
-    steps = rng.choice(
-        [SECOND, GAP, GAP + 1, 0, -2 * SECOND], size=count, p=[0.86, 0.04, 0.04, 0.03, 0.03]
-    )
-    features = len(model(name).contract.features)
-    values = rng.normal(2, 3, (count, features)).astype(np.float32)
-    if name in CAN_FAIL:
-        values[rng.random((count, features)) < 0.06] = 0.0
-    return Samples(START + np.cumsum(steps), values)
-
-
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "way"), CASES)
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**32), streams=st.integers(1, 20), rng=st.randoms(use_true_random=False)
 )
-def test_the_promise(name: str, seed: int, streams: int, rng: random.Random) -> None:
+def test_the_promise(name: str, way: Way, seed: int, streams: int, rng: random.Random) -> None:
     numbers = np.random.default_rng(seed)
-    stories = {f"line/pump-{n}": a_story(name, numbers) for n in range(streams)}
-    alone = {stream: one_by_one(a_pipeline(name), stream, s) for stream, s in stories.items()}
-    pipeline = a_pipeline(name)
+    stories = {f"line/pump-{n}": a_story(name, numbers, way) for n in range(streams)}
+    lonely = {stream: a_pipeline(name, **way.settings) for stream in stories}
+    alone = {n: one_by_one(lonely[n], n, story) for n, story in stories.items()}
+    pipeline = a_pipeline(name, **way.settings)
     results = [pipeline.process(blocks, None) for blocks in grouped(stories, rng)]
     for stream, wanted in alone.items():
         assert seen(pipeline, results, stream) == wanted
@@ -188,10 +72,29 @@ def test_the_promise_says_something(name: str) -> None:
         found.update(result.rejected)
         found.update(f"reset {reset.cause}" for reset in result.resets)
         found.update(json.loads(flag)["event"] for flag in result.flags)
-        found.update(status for _, _, status, _ in result.scored)
-    expected = {"late", "reset gap", "raised", "ok", "warming_up"}
+        found.update(status for _, _, _, status, _ in result.scored)
+    expected = {"late", "duplicate", "reset gap", "raised", "ok", "warming_up"}
     expected |= {"not_finite_score", "reset not_finite_score"} if name in CAN_FAIL else set()
     assert expected <= set(found)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_promise_says_something_in_every_way(way: str) -> None:
+    found: Counter[str] = Counter()
+    for seed in range(30):
+        pipeline = a_pipeline(**WAYS[way].settings)
+        story = a_story("lstm", np.random.default_rng(seed), WAYS[way])
+        result = one_by_one(pipeline, "a", story)
+        found.update(result.rejected)
+        found.update(f"reset {reset.cause}" for reset in result.resets)
+        found.update(status for _, _, _, status, _ in result.scored)
+        found["counted"] += sum(seq is not None for _, seq, _, _, _ in result.scored)
+        found["held"] += pipeline.held()
+    expected = {"late", "duplicate", "reset gap", "ok", "warming_up"}
+    expected |= {"uncertain"} if WAYS[way].settings.get("hold_ns") else set()
+    expected |= {"counted"} if WAYS[way].counts else set()
+    expected |= {"held"} if WAYS[way].settings.get("reorder_ns") else set()
+    assert expected <= {name for name, count in found.items() if count}
 
 
 def test_a_long_block_is_split_into_calls_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,28 +106,6 @@ def test_a_long_block_is_split_into_calls_without_a_trace(monkeypatch: pytest.Mo
     second = [split.process(blocks, None)]
     for stream in stories:
         assert seen(whole, first, stream) == seen(split, second, stream)
-
-
-# --- a few words to say what a stream sends
-
-
-def block(stream: str, seconds: Iterable[float], values: object = None, seed: int = 0) -> Block:
-    ts = np.array([START + round(s * SECOND) for s in seconds], np.int64)
-    if values is None:
-        values = np.random.default_rng(seed).normal(2, 3, (len(ts), 3))
-    return Block(stream, ts, np.asarray(values, np.float32).reshape(len(ts), -1 if len(ts) else 3))
-
-
-def send(pipeline: Pipeline, *blocks: Block, now: float | None = None) -> Result:
-    return pipeline.process(blocks, None if now is None else START + round(now * SECOND))
-
-
-def causes(result: Result) -> list[tuple[str, str, int]]:
-    return [(refused.stream, refused.cause, refused.samples) for refused in result.rejected]
-
-
-def statuses(result: Result, at: int = 0) -> list[str]:
-    return [STATUS[status] for status in result.scored[at].status]
 
 
 # --- memory
@@ -246,6 +127,20 @@ def test_a_stream_that_was_reset_answers_as_at_first() -> None:
     again = send(pipeline, later)
     assert [reset.cause for reset in again.resets] == ["gap"]
     assert np.array_equal(again.scored[0].score, first)
+
+
+def test_what_a_model_knows_of_a_machine_outlives_a_gap() -> None:
+    pipeline = a_pipeline("hybrid")
+    send(pipeline, block("p", range(10)))
+    slot = pipeline.streams.find("p")
+    assert slot is not None
+    before = pipeline.streams.take([slot])
+    again = send(pipeline, block("p", [100]))
+    assert [reset.cause for reset in again.resets] == ["gap"]
+    after = pipeline.streams.take([slot])
+    assert [before["seen"].item(), after["seen"].item()] == [10, 11]
+    assert np.count_nonzero(before["last_samples"].any(axis=(1, 2))) > 5
+    assert np.count_nonzero(after["last_samples"].any(axis=(1, 2))) == 1
 
 
 # --- gaps, warm-up, status
@@ -472,13 +367,16 @@ def test_late_and_equal_times_are_refused_and_change_nothing() -> None:
     send(pipeline, block("p", range(5)))
     before = state_of(pipeline, "p")
     result = send(pipeline, block("p", [4, 3, 0], seed=9))
-    assert causes(result) == [("p", "late", 3)]
-    at = f"{START // NS_PER_MS + 4000}"
-    assert result.rejected[0].detail == f"ts {at} against the last sample at {at}"
+    assert causes(result) == [("p", "duplicate", 1), ("p", "late", 2)]
+    at = START // NS_PER_MS
+    assert [refused.detail for refused in result.rejected] == [
+        f"ts {at + 4000} against the last sample at {at + 4000}",
+        f"ts {at + 3000} against the last sample at {at + 4000}",
+    ]
     assert result.scored == []
     assert state_of(pipeline, "p") == before
     mixed = send(pipeline, block("p", [5, 5, 4, 6, 5.5, 7]))
-    assert causes(mixed) == [("p", "late", 3)]
+    assert causes(mixed) == [("p", "duplicate", 1), ("p", "late", 2)]
     assert [(ts - START) // SECOND for ts in mixed.scored[0].ts.tolist()] == [5, 6, 7]
     assert "against the last sample at" in mixed.rejected[0].detail
 
@@ -498,7 +396,7 @@ def test_the_future_is_refused_and_does_not_move_the_watermark() -> None:
 def test_a_block_with_every_fault_keeps_its_good_samples() -> None:
     pipeline = a_pipeline(max_ahead_ns=60 * SECOND)
     result = send(pipeline, block("p", [0, 1000, 1, 1, 0, 2000, 2]), now=2)
-    assert sorted(causes(result)) == [("p", "future", 2), ("p", "late", 2)]
+    assert causes(result) == [("p", "future", 2), ("p", "duplicate", 1), ("p", "late", 1)]
     assert [(ts - START) // SECOND for ts in result.scored[0].ts.tolist()] == [0, 1, 2]
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -14,10 +15,14 @@ from edge_runtime import plot
 from edge_runtime.config import AlarmConfig
 from edge_runtime.contract import CONTRACT_SCHEMA, Contract, Feature, Golden
 from edge_runtime.errors import AndonError
+from edge_runtime.lineage import Lineage
+from edge_runtime.past import Reasons
 from edge_runtime.payload import Flag, Share
-from edge_runtime.plot import plot_replay
+from edge_runtime.plot import plot_flag, plot_replay
+from edge_runtime.recorder import Recorded, RecordedFlag
 from edge_runtime.replay import Readings
 from edge_runtime.results import OK, UNCERTAIN, WARMING_UP, Result, Scored
+from edge_runtime.settings import Settings
 from edge_runtime.summary import Summary
 
 SECOND = 1_000_000_000
@@ -93,7 +98,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         drawn.append(figure)
         return path
 
-    monkeypatch.setattr(plot, "_save", keep)
+    monkeypatch.setattr(plot, "save_figure", keep)
     return drawn
 
 
@@ -175,9 +180,10 @@ def test_any_name_can_be_drawn(tmp_path: Path) -> None:
     assert len(story.draw(tmp_path / "out.png")) == 2
 
 
-def test_a_long_name_keeps_its_end(tmp_path: Path, figures: list[Figure]) -> None:
+def test_a_long_name_keeps_its_ends(tmp_path: Path, figures: list[Figure]) -> None:
     Story().add("site/" * 20 + "pump-7").add("other").draw(tmp_path / "out.png")
     label = figures[0].axes[0].get_ylabel()
+    assert label.startswith("site/site/")
     assert label.endswith("site/pump-7")
     assert len(label) == plot.MAX_NAME
 
@@ -255,7 +261,7 @@ def test_a_long_series_is_thinned_and_keeps_its_peaks(
 
 
 def test_thinning_keeps_peaks_beside_missing_cells_and_the_gaps() -> None:
-    days = np.arange(100_000.0)
+    days = np.arange(100_000, dtype=np.float64)
     values = np.full(100_000, 5.0)
     values[::7] = np.nan
     values[40_001] = 3.0
@@ -263,7 +269,7 @@ def test_thinning_keeps_peaks_beside_missing_cells_and_the_gaps() -> None:
     shown, thinned = plot._thinned(days, values)
     assert 3.0 in thinned
     assert (np.diff(shown) > 0).all()
-    values = np.arange(100_000.0)
+    values = np.arange(100_000, dtype=np.float64)
     values[50_001] = np.nan
     assert np.isnan(plot._thinned(days, values)[1]).sum() == 1
     assert np.isnan(thinned[(shown > 60_100) & (shown < 69_900)]).all()
@@ -311,3 +317,54 @@ def test_matplotlib_is_loaded_only_when_something_is_drawn() -> None:
         [sys.executable, "-c", code], check=False
     )
     assert result.returncode == 0
+
+
+def reasons(features: int, name: str) -> Reasons:
+    """A flag of which the last sensor has the largest share, then the one before it, and so on."""
+    names = [f"{name}-{number}" for number in range(features)]
+    shares = np.arange(1, features + 1) / np.arange(1, features + 1).sum()
+    ts = START + np.arange(60) * SECOND
+    rng = np.random.default_rng(1)
+    scored = Scored(
+        "line/pump",
+        ts,
+        rng.uniform(0, 2, 60).astype(np.float32),
+        np.full(60, OK, np.uint8),
+        ts > ts[40],
+        contribution=np.tile(shares, (60, 1)).astype(np.float32),
+    )
+    top = [{"feature": names[-1], "share": shares[-1]}]
+    recorded = Recorded(1, Lineage("", "", "", 0), {})
+    return Reasons(
+        RecordedFlag("1", recorded, "line/pump", int(ts[40]), {"event": "raised", "top": top}),
+        msgspec.structs.replace(contract(), features=tuple(Feature(n, "") for n in names)),
+        Settings(),
+        Readings("line/pump", ts, rng.normal(0, 1, (60, features)), None),
+        scored,
+        40,
+    )
+
+
+@pytest.mark.parametrize("name", ["s", "a-very-long-name-of-a-sensor-in-the-north-of-the-plant"])
+def test_long_names_leave_the_panels_their_room(
+    tmp_path: Path, figures: list[Figure], name: str
+) -> None:
+    plot_flag(tmp_path / "flag.png", reasons(30, name))
+    (figure,) = figures
+    figure.draw_without_rendering()
+    assert all(axis.get_position().width > 0.75 for axis in figure.axes)
+    legend = figure.axes[-1].get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().width < figure.axes[-1].get_window_extent().width
+
+
+def test_the_picture_of_a_flag_shows_the_sensors_behind_it(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    plot_flag(tmp_path / "flag.png", reasons(8, "s"))
+    labels = [axis.get_ylabel() for axis in figures[0].axes]
+    assert labels[:6] == ["s-7\n22% of the score", "s-6", "s-5", "s-4", "s-3", "s-2"]
+    assert "2 others" in words(figures[0])
+    plot_flag(tmp_path / "flag.png", reasons(7, "s"))
+    assert "others" not in words(figures[1])
+    assert "s-0" in words(figures[1])  # one more is as short as "1 others"

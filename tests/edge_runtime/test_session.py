@@ -119,8 +119,8 @@ def test_a_contract_that_is_not_text(content: bytes) -> None:
 
 
 def test_a_newer_contract(content: bytes) -> None:
-    reason = refusal(with_document(content, lambda document: document.update(schema=3)))
-    assert "schema 3 is newer than this andon, which reads schemas 1 to 2: upgrade andon" in reason
+    reason = refusal(with_document(content, lambda document: document.update(schema=4)))
+    assert "schema 4 is newer than this andon, which reads schemas 1 to 3: upgrade andon" in reason
 
 
 def test_a_contract_that_does_not_fit_the_graph(content: bytes) -> None:
@@ -531,8 +531,8 @@ def test_a_file_of_schema_1_means_what_it_meant(content: bytes) -> None:
         session_from_bytes(with_document(content, as_written_then)),
         session_from_bytes(content),
     )
-    assert (old.contract.schema, new.contract.schema) == (1, 2)
-    assert msgspec.structs.replace(old.contract, schema=2) == new.contract
+    assert (old.contract.schema, new.contract.schema) == (1, 3)
+    assert msgspec.structs.replace(old.contract, schema=3) == new.contract
     x = samples(9, 3)
     then, now = (m.run(x, m.contract.initial_state(3))[0].score for m in (old, new))
     assert np.array_equal(then, now)

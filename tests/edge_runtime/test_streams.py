@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -132,6 +133,21 @@ def test_reset_touches_the_state_and_nothing_else() -> None:
     for pair in STATES:
         wanted = np.take(state[pair.input], [0, 2], pair.stream_axis)
         assert np.array_equal(streams.take([slots[0], slots[2]])[pair.input], wanted)
+
+
+def test_what_is_kept_outlives_a_reset_that_keeps_and_no_other() -> None:
+    kept, lost = (
+        msgspec.structs.replace(pair, kept=number == 0) for number, pair in enumerate(STATES[:2])
+    )
+    streams = Streams(msgspec.structs.replace(CONTRACT, states=(kept, lost)), max_streams=2)
+    slot = streams.admit("pump")
+    state = {name: some_state(1, 4)[name] for name in (kept.input, lost.input)}
+    streams.put([slot], state)
+    streams.reset(slot, keep=True)
+    assert np.array_equal(streams.take([slot])[kept.input], state[kept.input])
+    assert (streams.take([slot])[lost.input] == lost.initial).all()
+    streams.reset(slot)
+    assert (streams.take([slot])[kept.input] == kept.initial).all()
 
 
 def test_a_slot_that_is_used_again_starts_clean() -> None:

@@ -7,7 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import ConfigError, PayloadError
-from edge_runtime.topics import MAX_BYTES, Template, TopicPattern, overlaps
+from edge_runtime.topics import (
+    MAX_BYTES,
+    Template,
+    TopicPattern,
+    covers,
+    overlaps,
+    subscriptions,
+)
 
 PATTERN = TopicPattern("factory/{line}/{machine}/telemetry")
 
@@ -192,6 +199,29 @@ def test_two_patterns_that_match_one_topic_overlap(a: list[str], b: list[str], t
     one, two = TopicPattern("/".join(a)), TopicPattern("/".join(b))
     if one.match(topic) is not None and two.match(topic) is not None:
         assert overlaps(one, two)
+
+
+@UNTIMED
+@given(LEVELS, LEVELS, TOPICS)
+def test_what_covers_a_pattern_matches_what_it_matches(
+    a: list[str], b: list[str], topic: str
+) -> None:
+    one, two = TopicPattern("/".join(a)), TopicPattern("/".join(b))
+    if covers(one, two) and two.match(topic) is not None:
+        assert one.match(topic) is not None
+
+
+@pytest.mark.parametrize(
+    ("topics", "expected"),
+    [
+        (["a/{x}", "a/{y}"], ["a/+"]),
+        (["a/b", "a/{x}", "{x}/{y}"], ["+/+"]),
+        (["a/{x}", "{x}/b"], ["a/+", "+/b"]),
+        (["a/{x}", "b/{x}", "a/{x}/{y}"], ["a/+", "b/+", "a/+/+"]),
+    ],
+)
+def test_no_subscription_lies_within_another(topics: list[str], expected: list[str]) -> None:
+    assert subscriptions([TopicPattern(topic) for topic in topics]) == expected
 
 
 @UNTIMED

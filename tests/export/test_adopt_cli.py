@@ -80,6 +80,7 @@ def test_what_was_found_goes_to_programs(model: Path) -> None:
                 "shape": [2, "stream", 128],
                 "dtype": "float32",
                 "initial": 0.5,
+                "kept": False,
             }
         ],
         "one_stream": False,

@@ -22,7 +22,8 @@ from sample_models import sample_detector, sample_meta, sample_model
 from train.cell import Cell
 from train.cells import CELLS, Elman
 from train.config import ModelConfig
-from train.detector import Checkpoint, Detector
+from train.detector import Detector
+from train.detectors import Checkpoint
 
 States = tuple[Tensor, ...]
 

@@ -266,7 +266,7 @@ def test_the_context_of_scrn_fades_at_the_rate_that_alpha_says() -> None:
         ({"layers": ()}, "layers: wanted at least one cell, got none"),
         ({"layers": 0}, "layers: wanted 1 or more, got 0"),
         ({"cell": "gru", "layers": ("lstm",)}, "cell: layers names the cells already"),
-        ({"reset": "before"}, "reset: belongs to gru, the layers are lstm"),
+        ({"reset": "before", "cell": "lstm"}, "reset: belongs to gru, the layers are lstm"),
         ({"layers": ("gru", "scrn"), "periods": (1, 2)}, "periods: belongs to clockwork, the lay"),
         (
             {"cell": "clockwork", "hidden": 30},

@@ -20,7 +20,8 @@ from edge_runtime.config import BrokerConfig
 from edge_runtime.link import Publisher, Subscriber
 from edge_runtime.session import Session, load_model
 from export.to_onnx import export_checkpoint
-from train.detector import Checkpoint, Detector
+from train.detector import Detector
+from train.detectors import Checkpoint
 from train.gallery import adder, adding, by_hand, cliff
 from train.gallery.adding import Task
 

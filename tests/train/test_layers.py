@@ -10,7 +10,8 @@ from torch import Tensor
 from edge_runtime.errors import TrainingError
 from train.cells import CELLS
 from train.config import ModelConfig
-from train.detector import Detector, load_checkpoint, save_checkpoint
+from train.detector import Detector
+from train.detectors import load_checkpoint, save_checkpoint
 from train.layers import Stack
 
 FEATURES = ("a", "b", "c")
@@ -143,12 +144,12 @@ def test_checkpoint_refusals_say_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not a checkpoint of andon"):
         load_checkpoint(path)
     torch.save({"andon": "checkpoint", "schema": 99, "content": {}}, path)
-    with pytest.raises(TrainingError, match="wanted checkpoint schema 2, got 99"):
+    with pytest.raises(TrainingError, match="wanted checkpoint schema 3, got 99"):
         load_checkpoint(path)
     torch.save({"weights": torch.zeros(2)}, path)
     with pytest.raises(TrainingError, match="got another PyTorch file"):
         load_checkpoint(path)
-    torch.save({"andon": "checkpoint", "schema": 2, "content": {"meta": {}}}, path)
+    torch.save({"andon": "checkpoint", "schema": 3, "content": {"meta": {}}}, path)
     with pytest.raises(TrainingError, match="not complete"):
         load_checkpoint(path)
     torch.save(Foreign(), path)

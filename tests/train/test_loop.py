@@ -239,7 +239,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     assert not torch.equal(first["layers.forth.cells.0.W"], other["layers.forth.cells.0.W"])
 
 
-def epochs_of(progress: loop.Progress) -> Iterator[loop.Epoch]:
+def epochs_of(progress: loop.Progress[Detector]) -> Iterator[loop.Epoch]:
     return loop.fit(progress, windows(), windows(), config(epochs=6, patience=6))
 
 

@@ -1,16 +1,13 @@
-"""Whitening, contributions, and the arithmetic of false alarms."""
+"""Whitening and contributions."""
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from train.calibration import LOWEST_LIMIT, advice, choose_limit
-from train.data import History
 from train.scoring import FLOOR, Whitening, fit_whitening
 
 MIXING = np.array([[1.0, 0.0, 0.0], [0.9, 0.3, 0.0], [0.0, 0.2, 5.0]])
-DAY_OF_SECONDS = 86_400
 
 
 def normal_errors(samples: int = 4000) -> NDArray[np.float64]:
@@ -118,38 +115,3 @@ def test_one_sensor_alone_is_its_deviation() -> None:
     score, contribution = scored(fitted(errors), np.array([[5.0]]))
     assert float(score[0]) == pytest.approx(3.0)
     assert contribution.tolist() == [[1.0]]
-
-
-@pytest.mark.parametrize(("per_day", "above"), [(1, 1), (10, 10), (864, 864), (1.9, 1), (0.5, 0)])
-def test_a_day_of_samples_exceeds_the_limit_as_often_as_asked(per_day: float, above: int) -> None:
-    distances = np.random.default_rng(1).permutation(np.arange(1.0, DAY_OF_SECONDS + 1))
-    limit = choose_limit(distances, per_day, period_ms=1000)
-    assert limit.above == above
-    assert np.sum(distances > limit.distance) == above
-    assert limit.supported_per_day == pytest.approx(1.0)
-
-
-def test_the_sample_period_counts() -> None:
-    distances = np.arange(1.0, 1001)
-    often = choose_limit(distances, per_day=864, period_ms=1000)  # p = 0.01
-    seldom = choose_limit(distances, per_day=864, period_ms=100)  # p = 0.001
-    assert (often.above, seldom.above) == (10, 1)
-    assert often.quantile == pytest.approx(0.99)
-
-
-def test_any_rate_leaves_a_limit() -> None:
-    assert choose_limit(np.array([1.0, 2.0]), per_day=1e9, period_ms=1000).distance == 1.0
-    assert choose_limit(np.zeros(9), per_day=1, period_ms=1000).distance == LOWEST_LIMIT
-
-
-def test_too_little_data_takes_the_largest_and_says_what_it_supports() -> None:
-    history = History(("a",), (), 1000.0, 5000.0, (), "")
-    limit = choose_limit(np.arange(1.0, 1441), per_day=1, period_ms=1000)
-    assert (limit.distance, limit.above) == (1440.0, 0)
-    assert limit.supported_per_day == pytest.approx(60.0)
-    sentence = advice(limit, 1440, 1, history)
-    assert sentence is not None
-    assert "0.4 h of calibration data support 60 a day" in sentence
-    # A day to calibrate on is 15 % of 160 h; there are 0.4 h, which is 15 % of 2.7 h.
-    assert "Record about 157 more hours" in sentence
-    assert advice(limit, 1440, 60, history) is None

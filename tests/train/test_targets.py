@@ -17,7 +17,8 @@ from train import loop
 from train.calibration import measure_warm_up
 from train.config import ModelConfig, TrainConfig, TrainingConfig, override
 from train.data import History, Segment
-from train.detector import Detector, Target, load_checkpoint, save_checkpoint
+from train.detector import Detector, Target
+from train.detectors import load_checkpoint, save_checkpoint
 from train.experiment import find_target, require_enough
 from train.heads import Classify, Estimate
 from train.windows import Piece, lay_out, pieces
@@ -230,7 +231,7 @@ def test_without_a_target_column_there_is_no_target() -> None:
 @pytest.mark.parametrize("look_ahead", [0, 1, 3, 9])
 def test_what_is_due_is_what_counts(look_ahead: int) -> None:
     """Row by row: what a model that only delays gives is the target that the windows hold."""
-    values = np.arange(1.0, 31.0).reshape(-1, 1)
+    values = np.arange(1, 31, dtype=np.float64).reshape(-1, 1)
     piece = Piece(values, first=4, target=10 * values[:, 0])
     windows = lay_out([piece, Piece(values[:11], 2, 10 * values[:11, 0])], 8, 2, look_ahead)
     counted = []
@@ -255,7 +256,7 @@ def test_a_piece_that_is_only_looked_ahead_at_is_left_out() -> None:
 
 
 def test_pieces_look_ahead_into_the_next_but_not_into_a_later_use() -> None:
-    values = np.arange(40.0).reshape(-1, 1)
+    values = np.arange(40, dtype=np.float64).reshape(-1, 1)
     (segment,) = [Segment("s", values, 24, 40)]
     parts = pieces([segment], "fit", 3, 1, look_ahead=2)
     assert [part.values[[0, -1], 0].tolist() for part in parts] == [[0, 9], [7, 17], [15, 23]]

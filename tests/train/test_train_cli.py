@@ -20,14 +20,27 @@ from edge_runtime.cli import main
 from edge_runtime.errors import TrainingError
 from edge_runtime.tables import load
 from train.calibration import require_calibration_rows
-from train.config import TrainConfig
+from train.config import Files, TrainConfig, override
 from train.data import History, Segment
-from train.detector import load_checkpoint
+from train.detectors import load_checkpoint
+from train.experiment import Experiment, Folder
+from train.hybrid import Hybrid
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 ROWS = 900
 # As few and small steps as still make a run of its own.
-SMALL = ["--hidden", "6", "--window", "16", "--epochs", "3"]
+SMALL = [
+    "--detector",
+    "forecast",
+    "--cell",
+    "lstm",
+    "--hidden",
+    "6",
+    "--window",
+    "16",
+    "--epochs",
+    "3",
+]
 # The shell that runs the tests in the background makes its children ignore SIGINT.
 ENTRY = """
 import signal
@@ -86,8 +99,11 @@ def test_a_run_leaves_a_checkpoint_a_report_and_its_curves(run: Path) -> None:
     assert checkpoint.detector.features == ("temperature", "flow rate")
     assert report["training"]["files"] == ["pump.csv"]
     assert report["training"]["rows"] == {"fit": 630, "validation": 135, "calibration": 135}
-    assert report["calibration"]["false_alarms_per_day"] == 1
-    assert report["calibration"]["supported_false_alarms_per_day"] == pytest.approx(640)
+    calibration = report["calibration"]
+    assert calibration["false_alarms_per_day"] == pytest.approx(1 / 7)
+    assert calibration["supported_false_alarms_per_day"] > 640  # one in these 135 samples
+    low, high = calibration["interval"]["per_day"]
+    assert low < calibration["expected_false_alarms_per_day"] < high
     assert 1 <= report["warm_up_steps"] <= 256
     with (run / "curves.csv").open() as file:
         curves = list(csv.DictReader(file))
@@ -103,7 +119,7 @@ def test_the_calibration_stretch_is_at_or_below_the_alarm_level(history: Path, r
     with torch.no_grad():
         x = torch.from_numpy(rows).unsqueeze(1)
         score, contribution, _ = detector(x, detector.initial_state(1))
-    assert score[-135:].max() == pytest.approx(1.0, abs=0.02)
+    assert 0.6 < score[-135:].max() < 1.02  # the level lies by the largest, or a little beyond
     assert contribution[-135:].sum(dim=2).min() == pytest.approx(1.0, abs=1e-5)
     rows[700:710, 1] += 12.0
     with torch.no_grad():
@@ -119,7 +135,7 @@ def test_the_summary_says_what_was_used_and_what_to_do_next(history: Path, tmp_p
         "temperature, flow rate",
         "fit 630 rows (0.2 h), validation 135 rows",
         "without a network, by last value",
-        "asked for a false-alarm rate of 1 a day; 0.0 h of calibration data support 640 a day",
+        "asked for 0.142857 false alarms per day and machine; 0.038 machine-hours of calibration",
         f"next      andon export {tmp_path / 'run'} -o model.onnx",
     ):
         assert text in result.stderr
@@ -128,6 +144,106 @@ def test_the_summary_says_what_was_used_and_what_to_do_next(history: Path, tmp_p
 def test_json_goes_to_standard_output_alone(history: Path, tmp_path: Path) -> None:
     result = succeeded(andon(history, "-o", tmp_path / "run", *SMALL, "--json"))
     assert json.loads(result.stdout) == report_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["multiscale", "t2", "mewma", "ewma", "halfspace"])
+def test_a_detector_without_a_network_needs_no_passes(
+    kind: str, history: Path, tmp_path: Path
+) -> None:
+    result = succeeded(andon(history, "-o", tmp_path, "--detector", kind))
+    report = report_of(tmp_path)
+    assert report["training"]["detector"] == kind
+    assert "epochs" not in report["training"]
+    assert f"detector  {kind}" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "run.json"]
+    assert type(load_checkpoint(tmp_path).detector).__name__ in ("Hybrid", "Chart", "Trees")
+
+
+@pytest.fixture(scope="module")
+def two_machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two machines with waves that can be foretold, each around an operating point of its own."""
+    rng = np.random.default_rng(0)
+    lines = ["time,machine,flow,heat"]
+    for machine in range(2):
+        t = np.arange(ROWS)
+        flow = np.sin(t / 5) + 0.05 * rng.standard_normal(ROWS) + 3 * machine
+        heat = np.cos(t / 5) + 0.05 * rng.standard_normal(ROWS)
+        stamps = np.datetime64("2026-01-05T06:00:00") + t
+        rows = zip(stamps, flow, heat, strict=True)
+        lines += [f"{s},m{machine},{a:.4f},{b:.4f}" for s, a, b in rows]
+    path = tmp_path_factory.mktemp("two") / "two.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+HYBRID = ["--stream-column", "machine", "--hidden", "8", "--window", "16", "--epochs", "12"]
+
+
+def test_the_default_is_the_hybrid_and_its_network_earns_its_place(
+    two_machines: Path, tmp_path: Path
+) -> None:
+    result = succeeded(andon(two_machines, "-o", tmp_path, *HYBRID))
+    training = report_of(tmp_path)["training"]
+    assert (training["detector"], training["layers"]) == ("hybrid", ["gru"])
+    assert training["network"] is True
+    assert training["validation_loss"] < training["baselines"]["own distribution"]
+    assert "cross-fitting" in result.stderr
+    detector = load_checkpoint(tmp_path).detector
+    assert isinstance(detector, Hybrid)
+    assert detector.error_adaptation.location.min() < 100  # streams are told apart
+
+
+def test_the_level_rests_on_networks_that_have_not_seen_the_stream(
+    two_machines: Path, tmp_path: Path
+) -> None:
+    chosen = {"stream_column": "machine", "hidden": 8, "window": 16, "epochs": 12}
+    files = [Files((two_machines,))]
+    experiment = Experiment(override(TrainConfig(), chosen), files, lambda _: None)
+    progress, folder = experiment.start(), Folder(tmp_path)
+    assert progress is not None
+    list(experiment.fit(progress, folder))
+    known = experiment.finish(progress, folder)["calibration"]
+    assert len(list(experiment.cross_fit(progress))) == 2 * progress.best_epoch.number
+    assert set(experiment.stand_ins) == {"m0", "m1"}
+    unseen = experiment.finish(progress, folder)["calibration"]
+    assert unseen["level"] != known["level"]
+
+
+def test_a_hybrid_goes_on_bit_for_bit(two_machines: Path, tmp_path: Path) -> None:
+    """Its noise follows from the seed and the number of the pass."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    succeeded(andon(two_machines, "-o", whole, *HYBRID[:-1], "4"))
+    succeeded(andon(two_machines, "-o", parts, *HYBRID[:-1], "2"))
+    succeeded(andon(two_machines, "-o", parts, *HYBRID[:-1], "4", "--resume"))
+    one, other = (load_checkpoint(run).detector.state_dict() for run in (whole, parts))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_network_that_foretells_nothing_is_left_out_and_that_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    stamps = np.datetime64("2026-01-05T06:00:00") + np.arange(ROWS)
+    rows = zip(stamps, rng.normal(0, 1, ROWS), strict=True)
+    noise = tmp_path / "noise.csv"
+    noise.write_text("time,a,still\n" + "".join(f"{s},{a:.4f},7\n" for s, a in rows))
+    result = succeeded(andon(noise, "-o", tmp_path / "run", *HYBRID[2:-1], "4"))
+    assert result.stderr.count("still stood still at 7") == 1
+    assert "it is left out, and the samples alone are judged" in result.stderr
+    assert report_of(tmp_path / "run")["training"]["network"] is False
+    assert "h" not in load_checkpoint(tmp_path / "run").detector.state_names
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--detector", "t3"], "--detector: wanted a detector, one of hybrid, multiscale, "),
+        (["--detector", "t2", "--look-ahead", "3"], "--detector t2 looks at no sample that is to"),
+        (["--detector", "t2", "--target", "temperature"], "--detector t2 reads no target off"),
+    ],
+)
+def test_detectors_that_cannot_be_are_refused(
+    options: list[str], said: str, history: Path, tmp_path: Path
+) -> None:
+    assert said in refused(andon(history, "-o", tmp_path / "run", *options))
 
 
 def test_a_run_is_not_overwritten_unasked(history: Path, run: Path) -> None:

@@ -1,0 +1,1 @@
+"""How well detectors find what is wrong, measured so that a clock could not win."""

@@ -1,0 +1,51 @@
+"""Every kind of detector as one ONNX file: verified as a gateway would load it."""
+
+import numpy as np
+import pytest
+
+from edge_runtime.session import Session, load_model, session_from_bytes
+from export.describe import describe
+from export.to_onnx import trace, with_contract
+from export.verify import check_operators, verify
+from sample_models import plausible_detector, sample_meta, sample_model
+
+
+@pytest.mark.parametrize(
+    ("kind", "features"),
+    [("multiscale", 7), ("t2", 7), ("mewma", 3), ("ewma", 7)],
+)
+def test_a_detector_keeps_every_promise_as_a_file(kind: str, features: int) -> None:
+    """In any cut and any batch the same bits, and PyTorch's scores; see `export.verify`."""
+    detector = plausible_detector(kind, [f"f{k}" for k in range(features)])
+    proto = trace(detector)
+    check_operators(proto, detector)
+    contract = describe(detector, sample_meta(warm_up_steps=100))
+    session = session_from_bytes(with_contract(proto, contract))
+    evidence = verify(session, detector, lambda _: None)
+    assert evidence.score_error < 1e-5
+    assert [state.input for state in contract.states] == list(detector.state_names)
+    kept = {state.input for state in contract.states if state.kept}
+    about_the_machine = {"seen", "sum", "squares", "errors_seen", "errors_sum"}
+    assert kept == about_the_machine & {*detector.state_names}
+
+
+@pytest.fixture(scope="module")
+def hybrid() -> Session:
+    """Exported as any model is, and so verified."""
+    return load_model(sample_model(detector="hybrid"))
+
+
+def test_what_a_hybrid_knows_of_a_machine_is_kept_over_gaps(hybrid: Session) -> None:
+    kept = {state.input for state in hybrid.contract.states if state.kept}
+    assert kept == {"seen", "sum", "squares", "errors_seen", "errors_sum"}
+
+
+def test_a_sensor_that_fails_to_its_largest_value_leaves_scores_finite(hybrid: Session) -> None:
+    x = np.zeros((200, 2, 3), np.float32)
+    x[50:60, 0, 1] = np.finfo(np.float32).max
+    outputs, state = hybrid.run(x, hybrid.contract.initial_state(2))
+    assert np.isfinite(outputs.score).all()
+    assert outputs.contribution is not None
+    assert np.isfinite(outputs.contribution).all()
+    assert outputs.score[55, 0] > outputs.score[55, 1]
+    assert all(np.isfinite(value).all() for value in state.values())

@@ -1,0 +1,165 @@
+"""What is normal for one stream: a prior from all streams, moved by the first samples of this one.
+
+Empirical Bayes (Efron & Morris 1973): how far a stream's own mean is believed depends on how much
+streams differ, beside how much the means of one stream wander by themselves. Both are measured on
+the history. After ``window`` samples the estimate is frozen, so a slow fault cannot teach it.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from train.layers import State
+
+NEVER = 1e12
+"""The weight of a prior that no sample moves."""
+SHORTEST = 8
+"""Samples of a window that still has a mean."""
+REACH = 5.0
+"""A sample teaches at most so many deviations: one outlier must not define a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What streams have in common.
+
+    Attributes:
+        location: Weight of the pooled mean, in samples, ``[feature]``.
+        spread: Weight of the pooled variance, in samples, ``[feature]``.
+        variance: Within a stream, ``[feature]``.
+    """
+
+    location: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+@final
+class Adaptation(nn.Module):
+    """Samples in units of all streams -> samples in units of this stream.
+
+    ``location = sum x / (n + n0)`` and ``variance = (k v + sum (x - mean)^2) / (k + n)``, with n
+    the samples so far, at most ``window``: the posterior means under the conjugate priors
+    (Gelman et al., Bayesian Data Analysis, 3rd ed., section 3.3).
+
+    Args:
+        features: Length of a sample.
+        window: Samples that teach.
+        prefix: Of the names of the carried tensors.
+        scales: Whether the variance is adapted too.
+
+    Attributes:
+        location: ``n0`` ``[feature]``.
+        spread: ``k`` ``[feature]``.
+        variance: ``v`` ``[feature]``.
+    """
+
+    location: Tensor
+    spread: Tensor
+    variance: Tensor
+
+    def __init__(
+        self, features: int, window: int, prefix: str = "", *, scales: bool = True
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.window = window
+        self.scales = scales
+        names = ("seen", "sum", "squares") if scales else ("seen", "sum")
+        self.state_names = tuple(prefix + name for name in names)
+        self.register_buffer("location", torch.full((features,), NEVER))
+        self.register_buffer("spread", torch.full((features,), NEVER))
+        self.register_buffer("variance", torch.ones(features))
+
+    def set(self, prior: Prior) -> None:
+        """Takes over what was measured, in place."""
+        self.location.copy_(torch.from_numpy(prior.location))
+        self.spread.copy_(torch.from_numpy(prior.spread))
+        self.variance.copy_(torch.from_numpy(prior.variance))
+
+    def initial_state(self, streams: int) -> State:
+        """Zeros: ``[stream, 1]`` and one or two ``[stream, feature]``."""
+        widths = (1, self.features, self.features)
+        return {
+            name: self.variance.new_zeros(streams, width)
+            for name, width in zip(self.state_names, widths, strict=False)
+        }
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Adapts while there is something to learn, and applies.
+
+        Args:
+            x: ``[time, stream, feature]``.
+            state: The tensors of `state_names`; others are ignored.
+
+        Returns:
+            ``(x - location) / deviation`` of each sample, and the state after.
+        """
+        seen, *sums = (state[name] for name in self.state_names)
+        steps = torch.arange(1, x.shape[0] + 1).to(x.dtype).reshape(-1, 1, 1)
+        n = seen + steps  # [time, stream, 1]
+        taught = (n <= self.window).to(x.dtype) * x.clamp(-REACH, REACH)
+        n = n.clamp(max=float(self.window))
+        total = _running(sums[0], taught)
+        location = total / (n + self.location)
+        if not self.scales:
+            return x - location, self._after(n, total)
+        squares = _running(sums[1], taught * taught)
+        around = torch.relu(squares - total * total / n)
+        variance = (self.spread * self.variance + around) / (self.spread + n)
+        return (x - location) / torch.sqrt(variance), self._after(n, total, squares)
+
+    def _after(self, *carried: Tensor) -> State:
+        return {name: v[-1] for name, v in zip(self.state_names, carried, strict=True)}
+
+
+def _running(before: Tensor, x: Tensor) -> Tensor:
+    """Sums so far ``[time, stream, feature]``, added up one by one from what was carried."""
+    return torch.cat([before.unsqueeze(0), x]).cumsum(0)[1:]
+
+
+def fit_prior(streams: list[NDArray[np.float64]], window: int) -> Prior:
+    """Measures how much streams differ, beside how much each wanders.
+
+    Both are compared on windows of the length that adaptation has: ``n0`` is such that a window's
+    mean gets the weight ``between / (between + within)``.
+
+    Args:
+        streams: Normal samples of each stream ``[row, feature]``, normalised over all.
+        window: Samples that teach.
+
+    Returns:
+        The prior; of one stream nothing can be learnt about others, and it never moves.
+    """
+    features = streams[0].shape[1]
+    never = np.full(features, NEVER)
+    # Of short streams half must do: without two windows of one, nothing says how it wanders.
+    window = min(window, max(len(s) for s in streams) // 2)
+    if window < SHORTEST:
+        window = len(max(streams, key=len)) + 1
+    parts = [s[: len(s) // window * window].reshape(-1, window, features) for s in streams]
+    parts = [part for part in parts if len(part)]
+    pooled = np.concatenate([s - s.mean(axis=0) for s in streams])
+    variance = np.maximum((pooled**2).mean(axis=0), 1e-4)
+    if len(parts) < 2:  # noqa: PLR2004 - one beside another
+        every = np.concatenate(streams)
+        return Prior(never, never, np.maximum(every.var(axis=0), 1e-4))
+    means = [part.mean(axis=1) for part in parts]  # each [window, feature]
+    logs = [np.log(part.var(axis=1) + 1e-4) for part in parts]
+    return Prior(_weight(means, window), _weight(logs, window), variance)
+
+
+def _weight(values: list[NDArray[np.float64]], window: int) -> NDArray[np.float64]:
+    """The prior's weight, from one figure of each window of each stream."""
+    counts = np.array([len(v) for v in values], dtype=np.float64)
+    centres = np.stack([v.mean(axis=0) for v in values])
+    around = sum(((v - v.mean(axis=0)) ** 2).sum(axis=0) for v in values)
+    within = around / (counts - 1).sum()
+    between = centres.var(axis=0, ddof=1) - within * np.mean(1 / counts)
+    between = np.maximum(between, 1e-3 * within + 1e-9)
+    weight: NDArray[np.float64] = np.clip(window * within / between, 1e-3, NEVER)
+    return weight
