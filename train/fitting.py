@@ -20,8 +20,7 @@ from train.data import History, Segment
 from train.delays import boxcars
 from train.horizons import Horizons, negative_log_likelihood
 from train.hybrid import WINDOW, Hybrid
-from train.layers import State
-from train.multiscale import SPANS
+from train.multiscale import SPANS, root
 from train.scoring import WhiteningFit, fit_whitening, shrunk_covariance, whitening_of
 from train.whole import Run, as_tensor, over_whole
 from train.windows import Piece
@@ -138,30 +137,28 @@ def fit_members(hybrid: Hybrid, history: History, warm: int, stand_ins: StandIns
         The largest shrinkage of a correlation.
     """
     segments = history.segments
-    signals = as_unseen(hybrid, segments, _joined, stand_ins)  # each [row, signal * feature]
+    signals = as_unseen(hybrid, segments, _signals, stand_ins)  # each [row, signal * feature]
     known = [_rows(s, SPANS[-1], s.validation_rows) for s in segments]
     unseen = [_rows(s, max(warm, s.validation_rows), len(s.values)) for s in segments]
     scoring, shrinkage = hybrid.scoring, 0.0
-    width, spans = len(hybrid.features), len(SPANS)
-    for k in range(len(scoring.lines)):
-        columns, members = slice(k * width, (k + 1) * width), slice(k * spans, (k + 1) * spans)
-        averages = [_averages(signal[:, columns]) for signal in signals]  # [span, row, feature]
-        for at in range(spans):
+    averages = [_averages(signal) for signal in signals]  # each [span, row, signal * feature]
+    for at in range(len(SPANS)):
+        for k in range(scoring.signals):
+            columns = slice(k * scoring.features, (k + 1) * scoring.features)
             streams: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
             for segment, average, rows in zip(segments, averages, known, strict=True):
-                streams[segment.stream].append(average[at, rows].double().numpy())
+                streams[segment.stream].append(average[at, rows, columns].double().numpy())
             fit = whiten_streams([np.concatenate(parts) for parts in streams.values()])
-            scoring.mean[members][at, 0] = torch.from_numpy(fit.mean)
-            scoring.matrix[members][at] = torch.from_numpy(fit.matrix)
+            scoring.mean[at, columns] = torch.from_numpy(fit.mean)
+            scoring.matrix[at * scoring.signals + k] = torch.from_numpy(fit.matrix)
             shrinkage = max(shrinkage, fit.shrinkage)
-        z = [
-            torch.matmul(average[:, rows] - scoring.mean[members], scoring.matrix[members])
-            for average, rows in zip(averages, unseen, strict=True)
-        ]
-        root = torch.cat(z, dim=1).double().square().sum(dim=2).sqrt().sqrt()  # [span, row]
-        scoring.centre[members] = root.mean(dim=1, keepdim=True).float()
-        deviation = root.std(dim=1, keepdim=True).clamp(min=LEAST_DEVIATION)
-        scoring.deviation[members] = deviation.float()
+    rooted = [
+        root(scoring.components(average[:, rows].unbind()).double().square().sum(2, keepdim=True))
+        for average, rows in zip(averages, unseen, strict=True)
+    ]
+    usual = torch.cat(rooted, dim=1)  # [member, row, 1]
+    scoring.centre.copy_(usual.mean(dim=1, keepdim=True))
+    scoring.deviation.copy_(usual.std(dim=1, keepdim=True).clamp(min=LEAST_DEVIATION))
     return shrinkage
 
 
@@ -190,18 +187,12 @@ def whiten_streams(streams: Sequence[NDArray[np.float64]]) -> WhiteningFit:
     return whitening_of(every.mean(axis=0), covariance, shrinkage)
 
 
-def _joined(hybrid: Hybrid) -> Run:
-    """All signals side by side ``[time, stream, signal * feature]``."""
-
-    def run(x: Tensor, state: State) -> tuple[Tensor, State]:
-        signals, after = hybrid.signals(x, state)
-        return torch.cat(signals, dim=2), after
-
-    return run
+def _signals(hybrid: Hybrid) -> Run:
+    return hybrid.signals
 
 
 def _averages(signal: Tensor) -> Tensor:
-    """``[row, feature] -> [span, row, feature]``, from a cold start."""
+    """``[row, n] -> [span, row, n]``, from a cold start."""
     line = torch.cat([signal.new_zeros(SPANS[-1] - 1, signal.shape[1]), signal])
     return torch.stack(boxcars(line, SPANS))
 

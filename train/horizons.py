@@ -78,9 +78,7 @@ class Horizons(nn.Module):
         }
         return {**self.stack.initial_state(streams), **waiting}
 
-    def forward(
-        self, u: Tensor, state: State, unroll: Unroll = over_time
-    ) -> tuple[list[Tensor], State]:
+    def forward(self, u: Tensor, state: State, unroll: Unroll = over_time) -> tuple[Tensor, State]:
         """Standardised forecast errors of each horizon.
 
         Args:
@@ -89,11 +87,11 @@ class Horizons(nn.Module):
             unroll: How a cell runs over time.
 
         Returns:
-            ``(sample - location) / scale`` ``[time, stream, feature]`` for each horizon, and the
-            state after.
+            ``(sample - location) / scale``, side by side ``[time, stream, horizon * feature]``, and
+            the state after.
         """
-        foretold, after = self._foretold(u, u, state, unroll)
-        return [(u - location) / positive(w) for location, w in foretold], after
+        location, w, after = self._foretold(u, state, unroll)
+        return ((u.unsqueeze(2) - location) / positive(w)).flatten(2), after
 
     def costs(self, x: Tensor, target: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: ARG002
         """What is trained on; in training mode the network reads a disturbed input.
@@ -111,22 +109,31 @@ class Horizons(nn.Module):
         if self.training:
             kept = (torch.rand(1, *x.shape[1:]) >= DROPPED).to(x.dtype)
             shown = (x + NOISE * torch.randn_like(x)) * kept
-        foretold, after = self._foretold(shown, x, state, over_time)
-        each = [negative_log_likelihood(x, location, w) for location, w in foretold]
-        return torch.stack(each).mean(dim=(0, 3)), after
+        location, w, after = self._foretold(shown, state, over_time)
+        return negative_log_likelihood(x.unsqueeze(2), location, w).mean(dim=(2, 3)), after
 
     def _foretold(
-        self, shown: Tensor, x: Tensor, state: State, unroll: Unroll
-    ) -> tuple[list[tuple[Tensor, Tensor]], State]:
+        self, shown: Tensor, state: State, unroll: Unroll
+    ) -> tuple[Tensor, Tensor, State]:
+        """What was said of each sample: locations and scales ``[time, stream, horizon, feature]``.
+
+        Args:
+            shown: What the network reads ``[time, stream, feature]``.
+            state: The tensors of `state_names`.
+            unroll: How a cell runs over time.
+        """
+        time, streams = shown.shape[:2]
         hidden, after = self.stack(shown, state, unroll)
-        said = torch.split(self.linear(hidden), 2 * self.features, dim=2)
-        pairs = []
-        for name, ahead in zip(self.waiting, said, strict=True):
+        due = []
+        for name, ahead in zip(
+            self.waiting, torch.split(self.linear(hidden), 2 * self.features, dim=2), strict=True
+        ):
             line = behind(state[name], ahead)
-            location, w = torch.split(line[: x.shape[0]], self.features, dim=2)
-            pairs.append((location, w))
-            after[name] = line[x.shape[0] :]
-        return pairs, after
+            due.append(line[:time])
+            after[name] = line[time:]
+        pairs = torch.cat(due, dim=2).reshape(time, streams, len(due), 2 * self.features)
+        location, w = torch.split(pairs, self.features, dim=3)
+        return location, w, after
 
 
 def negative_log_likelihood(x: Tensor, location: Tensor, w: Tensor) -> Tensor:

@@ -133,9 +133,7 @@ class Hybrid(Normalised):
         own, after = self.adaptation(xn, state)
         return bounded(own, REACH), after
 
-    def signals(
-        self, x: Tensor, state: State, unroll: Unroll = over_time
-    ) -> tuple[list[Tensor], State]:
+    def signals(self, x: Tensor, state: State, unroll: Unroll = over_time) -> tuple[Tensor, State]:
         """What is judged: the samples, and the forecast errors of each horizon.
 
         Args:
@@ -144,13 +142,12 @@ class Hybrid(Normalised):
             unroll: How a cell runs over time.
 
         Returns:
-            Each ``[time, stream, feature]``, and the state after of all but the scoring.
+            Side by side ``[time, stream, signal * feature]``, and the state after of all but the
+            scoring.
         """
         u, after = self.samples(x, state)
         if self.network is None:
-            return [u], after
-        found, told = self.network(u, state, unroll)
-        errors = torch.cat([bounded(error, ERROR_REACH) for error in found], dim=2)
-        own, usual = self.error_adaptation(errors, state)
-        signals = [u, *torch.split(own, len(self.features), dim=2)]
-        return signals, {**after, **told, **usual}
+            return u, after
+        errors, told = self.network(u, state, unroll)
+        own, usual = self.error_adaptation(bounded(errors, ERROR_REACH), state)
+        return torch.cat([u, own], dim=2), {**after, **told, **usual}

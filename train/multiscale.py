@@ -33,12 +33,11 @@ def bounded(z: Tensor, reach: float) -> Tensor:
 
 def added(x: Tensor) -> Tensor:
     """Sum over the first axis, always in the same order, ``[n, ...] -> [...]``."""
-    while x.shape[0] % 2 == 0:
-        x = x[: x.shape[0] // 2] + x[x.shape[0] // 2 :]
-    first, *others = x.unbind(0)
-    for other in others:
-        first = first + other
-    return first
+    while x.shape[0] > 1:
+        half, odd = divmod(x.shape[0], 2)
+        pairs = x[:half] + x[half : 2 * half]
+        x = torch.cat([pairs, x[2 * half :]]) if odd else pairs
+    return x.squeeze(0)
 
 
 @final
@@ -50,15 +49,19 @@ class MultiScale(nn.Module):
     number is nearly Gaussian (Hawkins & Wixley 1986), and is standardised by what is usual.
     Members are joined by a power mean, close to the largest of them, which is then smoothed.
 
+    All signals lie side by side in one tensor, and the members of one span beside one another:
+    every operation is then one for all of them, but for the product with a member's own matrix.
+
     Args:
         signals: Names of the signals.
         features: Length of a sample.
 
     Attributes:
-        mean: Of each member ``[member, 1, feature]``.
+        members: Names, span by span.
+        mean: Of all signals at each span ``[span, signal * feature]``.
         matrix: Whitens each member, from the right, ``[member, feature, feature]``.
-        centre: Usual fourth root ``[member, 1]``.
-        deviation: And its standard deviation ``[member, 1]``.
+        centre: Usual fourth root ``[member, 1, 1]``.
+        deviation: And its standard deviation ``[member, 1, 1]``.
         limit: The level that scores 1.0, a scalar.
         state_names: What is carried.
     """
@@ -72,15 +75,15 @@ class MultiScale(nn.Module):
     def __init__(self, signals: Sequence[str], features: int) -> None:
         super().__init__()
         self.features = features
-        self.members = tuple(f"{name} over {span}" for name in signals for span in SPANS)
+        self.signals = len(signals)
+        self.members = tuple(f"{name} over {span}" for span in SPANS for name in signals)
         count = len(self.members)
-        self.register_buffer("mean", torch.zeros(count, 1, features))
+        self.register_buffer("mean", torch.zeros(len(SPANS), self.signals * features))
         self.register_buffer("matrix", torch.eye(features).repeat(count, 1, 1))
-        self.register_buffer("centre", torch.zeros(count, 1))
-        self.register_buffer("deviation", torch.ones(count, 1))
+        self.register_buffer("centre", torch.zeros(count, 1, 1))
+        self.register_buffer("deviation", torch.ones(count, 1, 1))
         self.register_buffer("limit", torch.zeros(()))
-        self.lines = tuple(f"last_{name}" for name in signals)
-        self.state_names = (*self.lines, "last_levels")
+        self.state_names = ("last_signals", "last_levels")
 
     @property
     def stream_axes(self) -> dict[str, int]:
@@ -89,64 +92,53 @@ class MultiScale(nn.Module):
 
     def initial_state(self, streams: int) -> State:
         """Zeros: a stream that has seen nothing stood at its mean, and its level was usual."""
-        line = (SPANS[-1] - 1, streams, self.features)
-        state = {name: self.mean.new_zeros(line) for name in self.lines}
-        return {**state, "last_levels": self.mean.new_zeros(TAPS - 1, streams)}
+        return {
+            "last_signals": self.mean.new_zeros(SPANS[-1] - 1, streams, self.mean.shape[1]),
+            "last_levels": self.mean.new_zeros(TAPS - 1, streams),
+        }
 
-    def averages(self, signals: Sequence[Tensor], state: State) -> tuple[Tensor, State]:
-        """Each member before it is whitened.
-
-        Args:
-            signals: Each ``[time, stream, feature]``.
-            state: The tensors of `state_names`; others are ignored.
-
-        Returns:
-            ``[member, time * stream, feature]``, and the lines after.
-        """
-        means, after = [], {}
-        for name, signal in zip(self.lines, signals, strict=True):
-            line = behind(state[name], signal)
-            means += boxcars(line, SPANS)
-            after[name] = line[signal.shape[0] :]
-        return torch.stack(means).flatten(1, 2), after
-
-    def roots(self, averages: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances of the members.
+    def components(self, averages: Sequence[Tensor]) -> Tensor:
+        """Whitened components of every member.
 
         Args:
-            averages: ``[member, row, feature]``.
+            averages: Of all signals, for each span, ``[row, signal * feature]``.
 
         Returns:
-            Fourth root of T2 ``[member, row]``, and the squared components ``[member, row,
-            feature]``.
+            ``[member, row, feature]``.
         """
         # Each by its own matrix: onnxruntime's product of stacks rounds one row otherwise than many
-        members = zip(averages - self.mean, self.matrix, strict=True)
-        z = torch.stack([torch.matmul(member, matrix) for member, matrix in members])
-        # The tiny summand gives 0 / 0 a meaning and is lost beside any real deviation.
-        squared = z * z + 1e-12
-        return torch.sqrt(torch.sqrt(squared.sum(dim=2))), squared
+        parts = [
+            part
+            for average, mean in zip(averages, self.mean, strict=True)
+            for part in torch.split(average - mean, self.features, dim=1)
+        ]
+        z = [torch.matmul(part, matrix) for part, matrix in zip(parts, self.matrix, strict=True)]
+        return torch.cat(z).reshape(len(z), -1, self.features)
 
-    def levels(self, signals: Sequence[Tensor], state: State) -> tuple[Tensor, Tensor, State]:
+    def levels(self, signals: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """How unusual the last samples are.
 
         Args:
-            signals: Each ``[time, stream, feature]``.
+            signals: Side by side ``[time, stream, signal * feature]``.
             state: The tensors of `state_names`; others are ignored.
 
         Returns:
             The level ``[time, stream]``, the contribution ``[time, stream, feature]``, and the
             state after.
         """
-        time, streams = signals[0].shape[:2]
-        averages, after = self.averages(signals, state)
-        root, squared = self.roots(averages)
-        joined, weight = join((root - self.centre) / self.deviation)  # [row], [member, row]
-        parts = added(squared * (weight / (root * root * root * root)).unsqueeze(2))
+        time, streams = signals.shape[:2]
+        line = behind(state["last_signals"], signals)
+        z = self.components([mean.flatten(0, 1) for mean in boxcars(line, SPANS)])
+        # The tiny summand gives 0 / 0 a meaning and is lost beside any real deviation.
+        squared = z * z + 1e-12
+        t2 = squared.sum(dim=2, keepdim=True)  # [member, row, 1]
+        power = powers((root(t2) - self.centre) / self.deviation)
+        total = added(torch.cat([squared * (power / t2), power], dim=2))  # [row, feature + 1]
+        parts, power = torch.split(total, self.features, dim=1)
         contribution = parts / parts.sum(dim=1, keepdim=True)
-        line = behind(state["last_levels"], joined.reshape(time, streams))
-        after["last_levels"] = line[time:]
-        level = geometric(line, KEEP, TAPS)
+        levels = behind(state["last_levels"], power_mean(power, len(z)).reshape(time, streams))
+        after = {"last_signals": line[time:], "last_levels": levels[time:]}
+        level = geometric(levels, KEEP, TAPS)
         return level, contribution.reshape(time, streams, self.features), after
 
     def score(self, level: Tensor) -> Tensor:
@@ -154,20 +146,20 @@ class MultiScale(nn.Module):
         return positive((level - self.limit) * SLOPE)
 
 
-def join(g: Tensor) -> tuple[Tensor, Tensor]:
-    """Power mean of order 8.
+def root(t2: Tensor) -> Tensor:
+    """The fourth root of a distance."""
+    return torch.sqrt(torch.sqrt(t2))
 
-    Args:
-        g: ``[member, row]``, in deviations.
 
-    Returns:
-        The mean ``[row]``, and the weight of each member in it ``[member, row]``.
-    """
-    # Never 0, so that there is something to divide by, and so that the eighth power stays finite.
+def powers(g: Tensor) -> Tensor:
+    """What members are joined by: the eighth power of deviations above `FLOOR_LEVEL`."""
+    # Never 0, so that there is something to divide by, and so that the power stays finite.
     above = torch.clamp(g + FLOOR_LEVEL, 1e-3, CEILING)
     square = above * above
     fourth = square * square
-    eighth = fourth * fourth
-    total = added(eighth)
-    mean = total / g.shape[0]
-    return torch.sqrt(torch.sqrt(torch.sqrt(mean))) - FLOOR_LEVEL, eighth / total
+    return fourth * fourth
+
+
+def power_mean(total: Tensor, count: int) -> Tensor:
+    """Power mean of order 8 of ``count`` deviations whose `powers` add up to ``total``."""
+    return torch.sqrt(torch.sqrt(torch.sqrt(total / count))) - FLOOR_LEVEL

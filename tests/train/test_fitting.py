@@ -6,6 +6,7 @@ import torch
 
 from train.config import ModelConfig
 from train.data import History, Segment
+from train.delays import behind, boxcars
 from train.fitting import (
     as_unseen,
     bounded_segments,
@@ -17,6 +18,7 @@ from train.fitting import (
 )
 from train.horizons import Horizons, negative_log_likelihood
 from train.hybrid import WINDOW, Hybrid
+from train.multiscale import SPANS, root
 from train.scoring import fit_whitening
 from train.windows import pieces
 
@@ -105,8 +107,9 @@ def test_usual_is_what_the_calibration_rows_show() -> None:
     state = made.initial_state(3)
     with torch.no_grad():
         signals, _ = made.signals(torch.stack(x, dim=1), state)
-        averages, _ = made.scoring.averages(signals, state)
-        roots, _ = made.scoring.roots(averages)
+        line = behind(state["last_signals"], signals)
+        z = made.scoring.components([mean.flatten(0, 1) for mean in boxcars(line, SPANS)])
+        roots = root(z.square().sum(dim=2, keepdim=True))
     g = ((roots - made.scoring.centre) / made.scoring.deviation).reshape(5, ROWS, 3)[:, 510:]
     assert g.mean(dim=(1, 2)).abs().max().item() < 1e-4
     torch.testing.assert_close(g.std(dim=(1, 2)), torch.ones(5), rtol=1e-3, atol=1e-3)

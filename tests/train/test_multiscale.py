@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from edge_runtime.config import AlarmConfig
-from train.multiscale import SLOPE, SPANS, MultiScale, added, bounded, join
+from train.delays import boxcars
+from train.multiscale import SLOPE, SPANS, MultiScale, added, bounded, power_mean, powers, root
 from train.scoring import LEAVE
 
 
@@ -21,9 +22,10 @@ def scoring(signals: int = 2, features: int = 3) -> MultiScale:
     return made
 
 
-def signals(rows: int = 40, streams: int = 2) -> list[torch.Tensor]:
+def signals(rows: int = 40, streams: int = 2) -> torch.Tensor:
+    """Two, of three features each."""
     rng = np.random.default_rng(1)
-    return [torch.from_numpy(rng.normal(0, 1, (rows, streams, 3))).float() for _ in range(2)]
+    return torch.from_numpy(rng.normal(0, 1, (rows, streams, 6))).float()
 
 
 def test_bounded_is_itself_near_zero_and_never_beyond_its_reach() -> None:
@@ -33,40 +35,40 @@ def test_bounded_is_itself_near_zero_and_never_beyond_its_reach() -> None:
     assert torch.equal(far, -far.flip(0))
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 20])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 20])
 def test_added_is_the_sum(n: int) -> None:
     x = torch.arange(float(n * 3)).reshape(n, 3)
     assert torch.equal(added(x), x.sum(dim=0))
 
 
 def test_a_member_is_the_t2_of_a_mean() -> None:
-    made, given = scoring(), signals()
-    averages, _ = made.averages(given, made.initial_state(2))
-    roots, _ = made.roots(averages)
-    names = [f"{signal} over {span}" for signal in range(2) for span in SPANS]
+    made, given = scoring(), signals()[:, 1]  # the second stream
+    line = torch.cat([torch.zeros(SPANS[-1] - 1, 6), given])
+    z = made.components(boxcars(line, SPANS))
+    roots = root(z.square().sum(dim=2))
+    names = [f"{signal} over {span}" for span in SPANS for signal in range(2)]
     assert list(made.members) == names
     for k, name in enumerate(names):
         signal, span = int(name[0]), int(name.split()[-1])
-        mean = given[signal][40 - span :, 1].mean(dim=0)  # the last row of the second stream
-        z = (mean - made.mean[k, 0]) @ made.matrix[k]
+        columns = slice(3 * signal, 3 * signal + 3)
+        mean = given[40 - span :, columns].mean(dim=0)  # at the last row
+        z = (mean - made.mean[k // 2, columns]) @ made.matrix[k]
         assert roots[k, -1].item() == pytest.approx(z.norm().item() ** 0.5, rel=1e-4)
 
 
 def test_joined_lies_between_the_mean_and_the_largest_and_is_near_the_latter() -> None:
     g = torch.from_numpy(np.random.default_rng(0).normal(0, 1, (10, 500)))
-    joined, weight = join(g)
+    joined = power_mean(powers(g).sum(dim=0), 10)
     assert (joined <= g.max(dim=0).values + 1e-6).all()
     assert (joined >= g.clamp(min=-3).mean(dim=0)).all()
-    torch.testing.assert_close(weight.sum(dim=0), torch.ones(500, dtype=weight.dtype))
     g[3] = 30.0
-    joined, weight = join(g)
-    assert (joined > 20).all()
-    assert (weight[3] > 0.999).all()
+    assert (power_mean(powers(g).sum(dim=0), 10) > 20).all()
+    assert (powers(g)[3] > 0.999 * powers(g).sum(dim=0)).all()
 
 
 def test_contributions_add_up_to_one_and_name_the_sensor_that_moved() -> None:
     made, given = scoring(), signals()
-    given[0][30:, 0, 2] += 6
+    given[30:, 0, 2] += 6
     _, contribution, _ = made.levels(given, made.initial_state(2))
     torch.testing.assert_close(contribution.sum(dim=2), torch.ones(40, 2))
     assert (contribution[32:, 0].argmax(dim=1) == 2).all()
@@ -78,7 +80,7 @@ def test_what_nothing_could_mean_has_finite_scores() -> None:
     made.deviation.fill_(1e-3)
     made.matrix.mul_(1e4)
     for value in (0.0, 1e-20, 8.0):
-        given = [torch.full((20, 2, 3), value)] * 2
+        given = torch.full((20, 2, 6), value)
         level, contribution, _ = made.levels(given, made.initial_state(2))
         assert torch.isfinite(made.score(level)).all()
         assert torch.isfinite(contribution).all()
@@ -100,8 +102,7 @@ def test_pieces_and_batches_give_the_same_bits() -> None:
     level, contribution, after = made.levels(given, made.initial_state(2))
     state, parts = made.initial_state(2), []
     for start in range(0, 40, 7):
-        part = [signal[start : start + 7] for signal in given]
-        *found, state = made.levels(part, state)
+        *found, state = made.levels(given[start : start + 7], state)
         parts.append(found)
     assert torch.equal(torch.cat([p[0] for p in parts]), level)
     assert torch.equal(torch.cat([p[1] for p in parts]), contribution)
