@@ -22,8 +22,9 @@ from train.detectors import AnyDetector
 STEPS, STREAMS = 512, 7
 TOLERANCE = 1e-5
 # Where a network amplifies roundings, the file may be so many times as far from the exact result as
-# PyTorch itself is, and never further than this part of its scale.
-AS_FAR, AMPLIFIED = 4.0, 1e-3
+# PyTorch itself is, and never further than this part of its scale. The factor is that of their
+# tanh: onnxruntime's is up to 3.3e-7 from the true value, PyTorch's 3.1e-8 (docs/decisions.md).
+AS_FAR, AMPLIFIED = 11.0, 1e-3
 BATCHES = (1, 2, 7)
 LENGTHS = (1, 2, 37)
 WIDE = 64  # streams of one more batch: kernels change their way of working with the size

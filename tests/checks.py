@@ -348,8 +348,8 @@ CHECKS: tuple[Check, ...] = (
     check_operators,
     check_golden,
 )
-# Tracing again takes seconds, and the deepest graph holds all that the others do.
-DEEPEST: tuple[Check, ...] = (check_same_bytes,)
+# Tracing again takes seconds: where cells are mixed, and of each that is in no mixture the deepest.
+TWICE: tuple[Check, ...] = (check_same_bytes,)
 
 
 SPECIAL: tuple[Case, ...] = (
@@ -375,9 +375,11 @@ def members() -> Iterator[tuple[str, Case, Check]]:
     Yields:
         A readable name such as ``lstm:chunks``, the case and the check.
     """
+    mixtures = [case for case in SPECIAL if len({*case.cells}) > 1]
+    mixed = {cell for case in mixtures for cell in case.cells}
     for case in cases():
-        deepest = len(case.cells) > 1 or case in SPECIAL
-        for check in (*CHECKS, *(DEEPEST if deepest else ())):
+        alone = case not in SPECIAL and len(case.cells) > 1 and case.cells[0] not in mixed
+        for check in (*CHECKS, *(TWICE if alone or case in mixtures else ())):
             yield f"{case}:{check.__name__.removeprefix('check_')}", case, check
 
 

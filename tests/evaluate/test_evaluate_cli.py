@@ -52,7 +52,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
     )
     models = []
     for seed in (0, 1):
-        options = ("--cell", "gru", "--hidden", 8, "--epochs", 2, "--seed", seed)
+        options = ("--detector", "forecast", "--hidden", 8, "--epochs", 2, "--seed", seed)
         done("train", history, "--stream-column", "machine", *options, "-o", folder / f"run-{seed}")
         models.append(folder / f"pump-{seed}.onnx")
         done("export", folder / f"run-{seed}", "-o", models[-1])
