@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from train.cell import Cell
 from train.config import ModelConfig
 from train.heads import Classify, Estimate, Forecast
-from train.layers import BothWays, Causal, Reading, Stack, State, Unroll, over_time
+from train.layers import BothWays, Causal, Reading, Stack, State, Unroll, in_one_call, over_time
 from train.scoring import BOUND, LEAVE, Whitening
 
 
@@ -138,7 +138,7 @@ class Detector(nn.Module):
         Returns:
             The cost of each prediction ``[time, stream]``, and the state after.
         """
-        reading, prediction, state = self._predict(x, state, over_time)
+        reading, prediction, state = self._predict(x, state, in_one_call)
         return self.head.cost(prediction, reading, target), state
 
     def errors(self, x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from train.cell import Cell
 from train.delays import behind
-from train.layers import Stack, State, Unroll, over_time
+from train.layers import Stack, State, Unroll, in_one_call, over_time
 
 HORIZONS = (1, 4, 8)
 FREEDOM = 4.0
@@ -109,7 +109,7 @@ class Horizons(nn.Module):
         if self.training:
             kept = (torch.rand(1, *x.shape[1:]) >= DROPPED).to(x.dtype)
             shown = (x + NOISE * torch.randn_like(x)) * kept
-        location, w, after = self._foretold(shown, state, over_time)
+        location, w, after = self._foretold(shown, state, in_one_call)
         return negative_log_likelihood(x.unsqueeze(2), location, w).mean(dim=(2, 3)), after
 
     def _foretold(

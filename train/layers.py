@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from train.cell import Cell
-from train.cells import CELLS
+from train.cells import CELLS, GRU, LSTM
 
 Unroll = Callable[[Cell, Tensor, tuple[Tensor, ...]], tuple[Tensor, tuple[Tensor, ...]]]
 """How a cell runs over time: ``(cell, x [time, stream, inputs], state) -> (y, state)``."""
@@ -33,6 +33,23 @@ def over_time(
         y_t, state = cell.step(x_t, state)
         outputs.append(y_t)
     return torch.stack(outputs), state
+
+
+def in_one_call(
+    cell: Cell, x: Tensor, state: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As `over_time` but for rounding, in PyTorch's own loop where it has one: for training."""
+    own = (True, 1, 0.0, False, False, False)  # biases, layers, dropout, train, both ways, batch
+    before = [value.unsqueeze(0) for value in state]
+    if isinstance(cell, GRU) and cell.reset == "after":
+        inside = torch.cat([torch.zeros_like(cell.b[: 2 * cell.hidden]), cell.b_U])
+        y, *after = torch.gru(x, before[0], [cell.W, cell.U, cell.b, inside], *own)
+    elif isinstance(cell, LSTM) and cell.squash == "tanh":
+        weights = [cell.W, cell.U, cell.b, torch.zeros_like(cell.b)]
+        y, *after = torch.lstm(x, before, weights, *own)
+    else:
+        return over_time(cell, x, state)
+    return y, tuple(value.squeeze(0) for value in after)
 
 
 @final

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from edge_runtime.errors import TrainingError
-from train.cells import CELLS
+from train.cell import Cell
+from train.cells import CELLS, GRU, LSTM, Elman
 from train.config import ModelConfig
 from train.detector import Detector
 from train.detectors import load_checkpoint, save_checkpoint
-from train.layers import Stack
+from train.layers import Stack, in_one_call, over_time
 
 FEATURES = ("a", "b", "c")
 STEPS, STREAMS = 23, 4
@@ -155,3 +156,25 @@ def test_checkpoint_refusals_say_why(tmp_path: Path) -> None:
     torch.save(Foreign(), path)
     with pytest.raises(TrainingError, match="not a checkpoint of andon"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [GRU(3, 8), GRU(3, 8, reset="before"), LSTM(3, 8), LSTM(3, 8, squash="identity"), Elman(3, 8)],
+    ids=["gru", "gru before", "lstm", "lstm identity", "elman"],
+)
+def test_in_one_call_a_cell_does_what_it_does_step_by_step(cell: Cell) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        x = torch.randn(12, 4, 3)
+        before = tuple(torch.randn_like(value) for value in cell.initial_state(4))
+        for parameter in cell.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    found = []
+    for unroll in (over_time, in_one_call):
+        cell.zero_grad()
+        y, after = unroll(cell, x, before)
+        (y.square().sum() + sum(value.sum() for value in after)).backward()  # type: ignore[no-untyped-call]
+        found.append([y, *after, *(p.grad for p in cell.parameters() if p.grad is not None)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
