@@ -21,7 +21,8 @@ from torture.figures import FULL, Figures
 from torture.story import WILD, both_kinds
 from torture.works import PATIENCE_S, MakeWorks, Works
 
-RATE = 800.0
+# In short slow enough for the messages to last on any machine.
+RATE = 800.0 if FULL else 300.0
 ROUNDS = 6 if FULL else 2
 DISK_BYTES = 24 << 20
 

@@ -12,7 +12,8 @@ from torture.story import WILD, both_kinds
 from torture.works import PATIENCE_S, MakeWorks, Works
 
 KEEPALIVE_S = 2
-RATE = 800.0
+# In short slow enough for the messages to last on any machine.
+RATE = 800.0 if FULL else 300.0
 BLACK_HOLES = {"half open": (True, True), "mute": (True, False), "deaf": (False, True)}
 FAULTS = ["cut", "reset", "late", "narrow", *BLACK_HOLES]
 ROUNDS = 5 if FULL else 1
