@@ -17,14 +17,18 @@ from edge_runtime.session import Outputs, Session, State
 from export.canonical import graphs_of
 from export.model import Float32, Model, Samples, Sensors
 from export.onnx_cells import expressed
+from train.cell import Cell
+from train.cells import CELLS
 from train.detectors import AnyDetector
+from train.layers import Unroll, over_time
 
 STEPS, STREAMS = 512, 7
 TOLERANCE = 1e-5
 # Where a network amplifies roundings, the file may be so many times as far from the exact result as
-# PyTorch itself is, and never further than this part of its scale. The factor is that of their
-# tanh: onnxruntime's is up to 3.3e-7 from the true value, PyTorch's 3.1e-8 (docs/decisions.md).
-AS_FAR, AMPLIFIED = 11.0, 1e-3
+# PyTorch itself is, or as far as that moves where each step is off by what onnxruntime's tanh
+# usually is, and never further than this part of its scale (docs/decisions.md).
+AS_FAR, AMPLIFIED = 4.0, 1e-3
+TANH_ERROR, MOVED = 5.7e-8, 3
 BATCHES = (1, 2, 7)
 LENGTHS = (1, 2, 37)
 WIDE = 64  # streams of one more batch: kernels change their way of working with the size
@@ -91,7 +95,8 @@ def compare_with_torch(session: Session, model: Model, x: Float32) -> float:
     A network that adds up, or one that is on the edge of chaos, makes more of a rounding with every
     step. Two float32 programs then differ by more than `TOLERANCE` though neither is wrong. So
     where they do, both are held against PyTorch in double precision, and the file may not be much
-    further from that than PyTorch is.
+    further from that than PyTorch is, or than the error of onnxruntime's tanh in each step takes
+    it: that one has a direction, and adds up in a state that is slow to forget.
 
     Args:
         session: The exported model.
@@ -119,12 +124,15 @@ def compare_with_torch(session: Session, model: Model, x: Float32) -> float:
     errors = {what: _relative(what, got[what], wanted[what]) for what in wanted}
     worse = [what for what, error in errors.items() if not error <= TOLERANCE]
     exact = _in_double(model, x) if worse else {}
+    ways = range(MOVED if exact else 0)
+    moved = [_in_double(model, x, partial(_moved, seed=seed)) for seed in ways]
     for what in worse:
         allowed = TOLERANCE
         if exact:
             own = _relative(what, wanted[what], exact[what])
             errors[what] = _relative(what, got[what], exact[what])
-            allowed = max(TOLERANCE, min(AS_FAR * own, AMPLIFIED))
+            reach = max(_relative(what, one[what], exact[what]) for one in moved)
+            allowed = max(TOLERANCE, min(max(AS_FAR * own, reach), AMPLIFIED))
         if not errors[what] <= allowed:
             raise ExportError(
                 f"{what}: differs from PyTorch by {errors[what]:.2g} of its scale, allowed is "
@@ -133,10 +141,10 @@ def compare_with_torch(session: Session, model: Model, x: Float32) -> float:
     return errors["score"]
 
 
-def in_torch(model: Model, x: Tensor) -> dict[str, NDArray[Any]]:
+def in_torch(model: Model, x: Tensor, unroll: Unroll = over_time) -> dict[str, NDArray[Any]]:
     """What PyTorch makes of samples, from the initial state, by what it is."""
     with torch.no_grad():
-        score, contribution, after = model(x, model.initial_state(x.shape[1]))
+        score, contribution, after = model(x, model.initial_state(x.shape[1]), unroll)
     said = (
         {"score": score} if contribution is None else {"score": score, "contribution": contribution}
     )
@@ -144,13 +152,31 @@ def in_torch(model: Model, x: Tensor) -> dict[str, NDArray[Any]]:
     return {what: value.numpy() for what, value in said.items()}
 
 
-def _in_double(model: Model, x: Float32) -> dict[str, NDArray[Any]]:
+def _in_double(model: Model, x: Float32, unroll: Unroll = over_time) -> dict[str, NDArray[Any]]:
     """The same in double precision; nothing for a module that cannot compute in it."""
     exact: Any = deepcopy(model)
     try:
-        return in_torch(exact.double(), torch.from_numpy(x).double())
+        return in_torch(exact.double(), torch.from_numpy(x).double(), unroll)
     except RuntimeError:  # it makes float32 tensors of its own
         return {}
+
+
+def _moved(
+    cell: Cell, x: Tensor, state: tuple[Tensor, ...], seed: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As `over_time`, with each step off by `TANH_ERROR`, each unit always to the same side."""
+    if type(cell) not in CELLS.values():
+        return over_time(cell, x, state)
+    generator, outputs = torch.Generator().manual_seed(seed), []
+    sides = [torch.randint(2, value.shape[1:], generator=generator) * 2.0 - 1.0 for value in state]
+    for x_t in x.unbind(0):
+        y, state = cell.step(x_t, state)
+        outputs.append(y)
+        state = tuple(
+            value + TANH_ERROR * side if value.is_floating_point() else value
+            for value, side in zip(state, sides, strict=True)
+        )
+    return torch.stack(outputs), state
 
 
 def compare_with_itself(session: Session, x: Float32) -> int:

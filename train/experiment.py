@@ -118,6 +118,11 @@ class Experiment:
         self.target = find_target(self.history, config.training.cost)
         _require_causal(config.model, self.target)
         self._mean, self._scale = normaliser(self.history, on_notice)
+        if self._alone and self.target is None:
+            on_notice(
+                "one sensor: what a network adds is what the others say, so there is none, and the "
+                "samples alone are judged; --detector forecast has one"
+            )
         self.detector = self._begun()
         self.stand_ins: dict[str, Horizons] = {}
         self._usual: float | None = None
@@ -131,7 +136,14 @@ class Experiment:
     @property
     def learns(self) -> bool:
         """Whether there is a network to train."""
-        return self.target is not None or self.config.model.kind in WITH_NETWORK
+        return self.target is not None or (
+            self.config.model.kind in WITH_NETWORK and not self._alone
+        )
+
+    @property
+    def _alone(self) -> bool:
+        """Whether a hybrid has one sensor; its network would tell it from itself only."""
+        return self.config.model.kind == "hybrid" and len(self.history.features) == 1
 
     @property
     def kept_whatever(self) -> bool:
@@ -143,6 +155,7 @@ class Experiment:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.training.seed)
             model = self.config.model
+            network = network and self.learns
             detector = build(self.history.features, model, self.target, network=network)
         detector.normalise_by(self._mean, self._scale)
         if isinstance(detector, Detector) and isinstance(detector.head, Estimate):

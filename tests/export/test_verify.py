@@ -24,8 +24,10 @@ from export.canonical import graphs_of
 from export.describe import describe
 from export.to_onnx import trace, with_contract
 from export.verify import (
+    TANH_ERROR,
     TOLERANCE,
     WIDE,
+    _moved,
     check_finite,
     check_operators,
     compare_with_itself,
@@ -35,8 +37,11 @@ from export.verify import (
     verify,
 )
 from sample_models import sample_detector, sample_meta, sample_model
+from train.cells import GRU
 from train.config import ModelConfig
 from train.detector import Detector
+from train.layers import over_time
+from train.trees import Trees
 
 FEATURES = 2
 GOLDEN_STEPS, GOLDEN_STREAMS = 4, 3
@@ -281,6 +286,20 @@ def test_roundings_that_grow_are_held_against_the_exact_result() -> None:
         detector.layers.forth.cells[0].get_parameter("c").add_(1e-4)
     with pytest.raises(ExportError, match=r"^score: differs from PyTorch by 0\.00"):
         compare_with_torch(session, detector, x)
+
+
+def test_what_forgets_nothing_moves_by_an_error_of_the_tanh_in_each_step() -> None:
+    cell = GRU(2, 16).double()
+    with torch.no_grad():
+        cell.b[16:32] = 40.0  # the update gate: what is there stays
+    x = torch.zeros(100, 3, 2, dtype=torch.float64)
+    _, (h,) = _moved(cell, x, cell.double().initial_state(3), seed=0)
+    torch.testing.assert_close(h.abs(), torch.full_like(h, 100 * TANH_ERROR))
+    assert 0 < (h > 0).double().mean() < 1  # to either side
+    trees = Trees(("a", "b"), ModelConfig(detector="halfspace")).trees  # of which a step is exact
+    state = trees.initial_state(3)
+    wanted, _ = over_time(trees, x.float(), state)
+    assert torch.equal(_moved(trees, x.float(), state, seed=0)[0], wanted)
 
 
 def test_where_roundings_are_all_that_is_left_nothing_can_be_verified() -> None:

@@ -281,7 +281,7 @@ def test_ctrl_c_ends_the_workers_too(
     ):
         os.close(theirs)
         # What cannot be ended by SIGINT must not outlive the test.
-        killer = Timer(PATIENCE_S, os.killpg, [process.pid, signal.SIGKILL])
+        killer = Timer(3 * PATIENCE_S, os.killpg, [process.pid, signal.SIGKILL])
         killer.start()
         moment(process, terminal)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well

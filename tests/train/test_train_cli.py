@@ -219,6 +219,25 @@ def test_a_hybrid_goes_on_bit_for_bit(two_machines: Path, tmp_path: Path) -> Non
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_one_sensor_has_no_network_and_that_is_said(tmp_path: Path) -> None:
+    rows = np.cumsum(np.random.default_rng(0).normal(0, 1, 600)) * 0.1
+    lines = [f"{np.datetime64('2026-01-05T06:00:00') + k}Z,{x:.4f}" for k, x in enumerate(rows)]
+    history = tmp_path / "one.csv"
+    history.write_text("\n".join(["time,level", *lines]) + "\n")
+    result = succeeded(andon(history, "-o", tmp_path / "run"))
+    assert "note: one sensor: " in result.stderr
+    assert "network   " not in result.stderr  # of the plan
+    training = report_of(tmp_path / "run")["training"]
+    assert training["network"] is False
+    assert "epochs" not in training
+    detector = load_checkpoint(tmp_path / "run").detector
+    assert isinstance(detector, Hybrid)
+    assert detector.network is None
+    assert (
+        "note: one sensor: " not in andon(history, "-o", tmp_path / "r2", "--detector", "t2").stderr
+    )
+
+
 def test_a_network_that_foretells_nothing_is_left_out_and_that_is_said(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     stamps = np.datetime64("2026-01-05T06:00:00") + np.arange(ROWS)
