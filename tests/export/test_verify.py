@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+import export.verify
 from edge_runtime.contract import (
     CONTRACT_KEY,
     CONTRACT_SCHEMA,
@@ -300,6 +301,24 @@ def test_what_forgets_nothing_moves_by_an_error_of_the_tanh_in_each_step() -> No
     state = trees.initial_state(3)
     wanted, _ = over_time(trees, x.float(), state)
     assert torch.equal(_moved(trees, x.float(), state, seed=0)[0], wanted)
+
+
+def test_a_file_may_be_as_far_off_as_the_kernels_error_moves_the_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Shown with a weight that is off, as no two machines round alike."""
+    detector = sample_detector("gru")
+    session, x = exported(detector), plausible_samples(detector, 100, 7, seed=1)
+    with torch.no_grad():
+        detector.layers.forth.cells[0].get_parameter("b").add_(2e-5)
+    with pytest.raises(ExportError, match="differs from PyTorch by"):
+        compare_with_torch(session, detector, x)
+    monkeypatch.setattr(export.verify, "TANH_ERROR", 1e-4)
+    compare_with_torch(session, detector, x)
+    with torch.no_grad():
+        detector.layers.forth.cells[0].get_parameter("b").add_(0.1)
+    with pytest.raises(ExportError, match=r"^score: differs from PyTorch by 0\.0"):
+        compare_with_torch(session, detector, x)
 
 
 def test_where_roundings_are_all_that_is_left_nothing_can_be_verified() -> None:
