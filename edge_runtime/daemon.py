@@ -63,7 +63,7 @@ class Source(Protocol):
         ...
 
     def delivered(self) -> list[int]:
-        """Tokens of the publications that the broker has acknowledged since the last call."""
+        """Tokens of the publications that the broker has for good, since the last call."""
         ...
 
     def say(self, word: bytes, details: bytes | None = None) -> None:

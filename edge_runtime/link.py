@@ -179,7 +179,10 @@ class Link:
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, token: int | None = None
     ) -> None:
-        """Sends at QoS 1, in order, again after a reconnect, until the broker has it.
+        """Sends at QoS 1, in order, again after a reconnect, until the broker has it for good.
+
+        It has when it has acknowledged another one that was sent after the acknowledgement had
+        come (see `edge_runtime.outgoing`). So the last one of all is sent again on each connection.
 
         Args:
             topic: Where to.
@@ -203,7 +206,7 @@ class Link:
             self._wire.unsubscribe(self._former)
 
     def delivered(self) -> list[int]:
-        """Tokens of the publications that the broker has acknowledged since the last call.
+        """Tokens of the publications that the broker has for good, since the last call.
 
         Each publication's token comes once, in the order of the acknowledgements, however often a
         publication had to be sent. A refusal (MQTT 5) counts as one: asked again, the broker would
@@ -244,17 +247,23 @@ class Link:
         """
         self._closing = True
         self._retry_at, self._failures = 0.0, 0
-        if self._wire.up or self._wire.unacknowledged:
+        complete = self._hand_over(timeout_s)
+        if self._wire.up and complete:
+            # Last and alone: with its acknowledgement all others are for good.
             self.publish(self._status_topic, STOPPED, retain=True)
+            complete = self._hand_over(timeout_s)
+        self._wire.close(with_will=not complete)
+        return complete
+
+    def _hand_over(self, timeout_s: float) -> bool:
+        """Waits while acknowledgements come; whether the broker has all."""
         deadline, before = time.monotonic() + timeout_s, self._wire.unacknowledged
         while self._wire.unacknowledged and (left := deadline - time.monotonic()) > 0:
             # Unacknowledged on purpose: the next run gets what arrives now.
             self._turn(min(left, _TICK_S))
             if self._wire.unacknowledged < before:
                 deadline, before = time.monotonic() + timeout_s, self._wire.unacknowledged
-        complete = self._wire.unacknowledged == 0
-        self._wire.close(with_will=not complete)
-        return complete
+        return self._wire.unacknowledged == 0
 
     def _turn(self, timeout_s: float, stop: StopEvent | None = None) -> list[Message]:
         if not self._wire.is_open:

@@ -6,7 +6,7 @@ what paho is about to send again. Four habits of paho 2.x are worked around:
 
 - It sends a publication before the broker has answered CONNECT, and after a reconnect everything
   that is unacknowledged at once, whatever the broker can take. So at most `_WINDOW` publications
-  are in its hands, the others wait in `Wire`.
+  are in its hands, and each connection has a client of its own (see `edge_runtime.outgoing`).
 - ``loop_read`` does not tell "one packet read" from "nothing there". The callbacks count.
 - ``is_connected`` stays true after the broker's DISCONNECT. ``socket`` is what counts.
 - A missing PINGRESP closes the connection in ``loop_misc`` up to two keep-alives after the last
@@ -21,10 +21,8 @@ import socket
 import ssl
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
@@ -35,6 +33,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
+from edge_runtime.outgoing import Outgoing, Parcel
 from edge_runtime.sockets import PlainSocket, read_password, tls_context
 
 log = logging.getLogger("andon.mqtt")
@@ -87,15 +86,6 @@ class Message:
     dup: bool
     retain: bool
     connection: int
-
-
-class _Publication(NamedTuple):
-    """One of our own, on its way to the broker."""
-
-    topic: str
-    payload: bytes
-    retain: bool
-    token: int | None
 
 
 class StopEvent:
@@ -152,24 +142,15 @@ class Wire:
         self.granted: list[ReasonCode] | None = None
         self.refused = 0
         self._broker = broker
+        self._client_id = client_id
+        self._will_topic = will_topic
         self._persistent = bool(will_topic)
-        self._client = _client(broker, client_id, persistent=self._persistent)
-        if will_topic:
-            self._client.will_set(will_topic, OFFLINE, qos=1, retain=True)
-        client = self._client
-        client.on_connect = lambda _c, _u, flags, reason, properties: self._accepted(
-            flags.session_present, reason, properties
-        )
-        client.on_disconnect = lambda _c, _u, _flags, reason, _properties: self._lost(reason)
-        client.on_message = self._received
-        client.on_publish = lambda _c, _u, mid, reason, _properties: self._published(mid, reason)
-        client.on_subscribe = lambda _c, _u, _mid, reasons, _properties: self._granted(reasons)
+        self._client = self._new_client()
+        self._fresh = True
         self._inbox: list[Message] = []
         self._inbox_bytes = 0
         self._noted = 0
-        self._waiting: deque[_Publication] = deque()
-        self._in_flight: dict[int, _Publication] = {}
-        self._delivered: list[int] = []
+        self._outgoing = Outgoing()
         self._window = _WINDOW
         self._refusals: set[str] = set()
         self._reason = ""
@@ -186,7 +167,7 @@ class Wire:
     @property
     def unacknowledged(self) -> int:
         """Own publications without an acknowledgement."""
-        return len(self._waiting) + len(self._in_flight)
+        return len(self._outgoing)
 
     @property
     def failure(self) -> BrokerError:
@@ -199,6 +180,9 @@ class Wire:
         Raises:
             BrokerError: If there is nobody, or somebody who cannot be trusted.
         """
+        if not self._fresh:
+            self._client = self._new_client()
+        self._fresh = False
         self._reset()
         self._reason = self._said_by_paho = ""
         self._opened_at = self._heard_at = self._turned_at = time.monotonic()
@@ -286,9 +270,8 @@ class Wire:
         return True
 
     def delivered(self) -> list[int]:
-        """Tokens of the publications acknowledged since the last call, in order."""
-        delivered, self._delivered = self._delivered, []
-        return delivered
+        """Tokens of the publications that the broker has for good, since the last call."""
+        return self._outgoing.delivered()
 
     def send(
         self, topic: str, payload: bytes, *, retain: bool = False, token: int | None = None
@@ -306,7 +289,7 @@ class Wire:
         """
         if not 0 < len(topic.encode()) <= _MAX_TOPIC_BYTES or set(topic) & set("+#\0"):
             raise BrokerError(f"cannot publish on {topic!r}: wanted a topic without +, # and NUL")
-        self._waiting.append(_Publication(topic, payload, retain, token))
+        self._outgoing.put(Parcel(topic, payload, retain, token))
         self._pump()
 
     def subscribe(self, filters: Sequence[str]) -> None:
@@ -372,6 +355,24 @@ class Wire:
             return
         self._reset()
 
+    def _new_client(self) -> paho.Client:
+        """One for each connection: paho's own memory of what was in flight is not needed.
+
+        Raises:
+            BrokerError: If a password file or certificate cannot be used.
+        """
+        client = _client(self._broker, self._client_id, persistent=self._persistent)
+        if self._will_topic:
+            client.will_set(self._will_topic, OFFLINE, qos=1, retain=True)
+        client.on_connect = lambda _c, _u, flags, reason, properties: self._accepted(
+            flags.session_present, reason, properties
+        )
+        client.on_disconnect = lambda _c, _u, _flags, reason, _properties: self._lost(reason)
+        client.on_message = self._received
+        client.on_publish = lambda _c, _u, mid, reason, _properties: self._published(mid, reason)
+        client.on_subscribe = lambda _c, _u, _mid, reasons, _properties: self._granted(reasons)
+        return client
+
     def _reset(self) -> None:
         """Closes the socket, which is what paho does here, and says where the next one goes."""
         self.up = False
@@ -403,15 +404,14 @@ class Wire:
 
     def _pump(self) -> None:
         """Hands waiting publications to paho, as many as may be in flight."""
-        while self.up and self._waiting and len(self._in_flight) < self._window:
-            next_one = self._waiting[0]
-            topic, payload, retain, _ = next_one
-            info = self._client.publish(topic, payload, qos=1, retain=retain)
-            if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-                # Its message id is still in flight after 65535 others. The next call gets the next.
-                return
-            self._waiting.popleft()
-            self._in_flight[info.mid] = next_one
+        if self.up:
+            self._outgoing.send(self._publish, self._window)
+
+    def _publish(self, parcel: Parcel) -> int | None:
+        topic, payload, retain, _ = parcel
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        # Its message id is still in flight after 65535 others. The next call gets the next.
+        return None if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else info.mid
 
     def _accepted(
         self, session_present: bool, reason: ReasonCode, properties: Properties | None
@@ -423,6 +423,7 @@ class Wire:
             return
         self.connection += 1
         self.up = True
+        self._outgoing.again()
         self.session_present = session_present
         self.granted = None
         self._window = min(getattr(properties, "ReceiveMaximum", _WINDOW), _WINDOW)
@@ -455,12 +456,8 @@ class Wire:
 
     def _published(self, mid: int, reason: ReasonCode) -> None:
         self._noted += 1
-        sent = self._in_flight.pop(mid, None)
-        if sent is None:
-            return
-        if sent.token is not None:
-            self._delivered.append(sent.token)
-        if reason.is_failure:
+        sent = self._outgoing.acknowledge(mid, refused=reason.is_failure)
+        if sent is not None and reason.is_failure:
             self.refused += 1
             if str(reason) not in self._refusals:
                 self._refusals.add(str(reason))

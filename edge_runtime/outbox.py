@@ -1,7 +1,7 @@
 """What is to leave the gateway and has not left it yet, in memory and in the database.
 
-A row of the outbox is what one group of messages leads to. It goes when the broker has acknowledged
-all of it; after a start whatever is left is published again, in order, with the ids it had.
+A row of the outbox is what one group of messages leads to. It goes when the broker has all of it
+for good; after a start whatever is left is published again, in order, with the ids it had.
 """
 
 import sqlite3

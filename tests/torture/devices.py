@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from torture.packets import PUBACK, Connection, again, connect, mid_of, pingreq, publish
+from torture.packets import PINGRESP, PUBACK, Connection, again, connect, mid_of, pingreq, publish
 from torture.tape import Message, read_tape
 
 _PATIENCE_S = 5.0  # without an acknowledgement
@@ -60,14 +60,14 @@ class Player:
         self._pending: dict[int, bytes] = {}
         self._last: deque[tuple[int, Message]] = deque(maxlen=memory)
         self._repeating: deque[Message] = deque()
-        self._over = self.stopped = False
+        self._over = self._certain = self.stopped = False
         self.counts = {"sent": 0, "dup": 0, "anew": 0, "connections": 0}
 
     def play(self, port: int, client_id: str) -> None:
         """Sends everything, however often the connection breaks."""
         hello = connect(client_id, version=self._version)
         began = time.monotonic()
-        while not self._done:
+        while not self._certain:
             try:
                 link = Connection(port, hello, version=self._version)
             except OSError:
@@ -76,6 +76,7 @@ class Player:
             self.counts["connections"] += 1
             try:
                 self._play(link, began)
+                self._make_certain(link)
             except OSError:
                 continue
             finally:
@@ -104,6 +105,15 @@ class Player:
                 heard_at = now
             elif now - heard_at > _PATIENCE_S:
                 raise TimeoutError("no acknowledgement")
+
+    def _make_certain(self, link: Connection) -> None:
+        """The connection stands: nothing that was acknowledged is forgotten in a break unseen."""
+        asked_at = time.monotonic()
+        link.write(pingreq())
+        while not any(packet.kind == PINGRESP for packet in link.exchange(_TICK_S)):
+            if time.monotonic() - asked_at > _PATIENCE_S:
+                raise TimeoutError("no answer to PINGREQ")
+        self._certain = True
 
     def _send_again(self, link: Connection) -> None:
         """What was not acknowledged; before it, in order, what the broker may have forgotten."""

@@ -1,13 +1,13 @@
 """Somebody who listens, at QoS 1 and with a session of its own, and forgets nothing.
 
-It takes as much as the broker has at any time, so that what a gateway has been acknowledged is here
-even if the broker is killed the next moment.
+It may leave and come back; the broker keeps what comes meanwhile.
 """
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -62,7 +62,8 @@ class Ear:
         self._topics: Counter[bytes] = Counter()
         self._news = threading.Condition()
         self._ready = threading.Event()
-        self._stopped = False
+        self._stopped = self._leaving = False
+        self._gone = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="ear")
 
@@ -83,6 +84,17 @@ class Ear:
         self._thread.join()
         if self._error is not None and error is None:
             raise self._error
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Hears nothing meanwhile, without a connection."""
+        self._gone.clear()
+        self._leaving = True
+        try:
+            assert self._gone.wait(10.0), "it never left"
+            yield
+        finally:
+            self._leaving = False
 
     @property
     def word(self) -> str:
@@ -119,6 +131,10 @@ class Ear:
     def _run(self) -> None:
         hello = connect("ear", version=_VERSION)
         while not self._stopped:
+            if self._leaving:
+                self._gone.set()
+                time.sleep(_RETRY_S)
+                continue
             try:
                 link = Connection(self._port, hello, version=_VERSION)
             except OSError:
@@ -140,7 +156,7 @@ class Ear:
     def _listen(self, link: Connection) -> None:
         link.write(subscribe(1, "andon/#", version=_VERSION))
         pinged_at = time.monotonic()
-        while not self._stopped:
+        while not self._stopped and not self._leaving:
             packets = link.exchange(_TICK_S)
             if packets:
                 link.write(self._take(packets))
