@@ -16,6 +16,7 @@ from edge_runtime.clock import Clock
 from edge_runtime.config import GatewayConfig
 from edge_runtime.errors import PayloadError, StoreUnavailableError
 from edge_runtime.events import Events, details
+from edge_runtime.intake import Intake
 from edge_runtime.journal import Journal
 from edge_runtime.link import Link
 from edge_runtime.mqtt import Message, StopEvent
@@ -228,33 +229,38 @@ class Gateway:
 
     def _process(self, messages: Sequence[Message], clock: Clock) -> Group:
         group = Group()
-        blocks: dict[Route, list[Block]] = {route: [] for route in self._routes}
-        topics: dict[tuple[Route, str], str] = {}
+        intakes = {route: Intake() for route in self._routes}
         for message in messages:
             for destination in self._lookup(message.topic):
-                block = self._decode(message, destination)
-                if block is not None:
-                    route, stream, publish = destination
-                    blocks[route].append(block)
-                    topics[route, stream] = publish
-        for route, waiting in blocks.items():
-            if waiting:
+                self._take_in(message, destination, intakes[destination.route])
+        for route, intake in intakes.items():
+            blocks, abreast = intake.take()
+            if blocks or abreast:
                 by_arrival = route.pipeline.settings.arrival
                 now_ns = clock.steady_ns() if by_arrival else clock.latest_ns()
-                result = route.pipeline.process(waiting, now_ns)
-                if result.admitted:
-                    group.admitted[self._numbers[route]] = result.admitted
-                self._publications(route, result, topics, group)
+                result = route.pipeline.process(blocks, now_ns, abreast)
+                group.add(self._numbers[route], result)
+                self._publications(route, result, intake.publish, group)
         self.received += len(messages)
         return group
 
-    def _decode(self, message: Message, destination: Destination) -> Block | None:
-        try:
-            samples = destination.route.decoder.decode(message.payload)
-        except PayloadError as error:
-            self.refusals.add(destination.stream, error.cause, error.detail, topic=message.topic)
-            return None
-        return Block(destination.stream, samples.ts, samples.values, samples.seq, message.dup)
+    def _take_in(self, message: Message, destination: Destination, intake: Intake) -> None:
+        """Decodes a message, the quick way if that will do, or counts why it is refused."""
+        route, stream, publish = destination
+        payload, typed = message.payload, route.typed
+        one = None if typed is None else typed.one(payload)
+        if one is not None:
+            intake.add_one(stream, one)
+        else:
+            samples = None if typed is None else typed.block(payload)
+            try:
+                samples = samples or route.decoder.decode(payload)
+            except PayloadError as error:
+                self.refusals.add(stream, error.cause, error.detail, topic=message.topic)
+                return
+            ts, values, seq = samples
+            intake.add_block(Block(stream, ts, values, seq, message.dup))
+        intake.publish[stream] = publish
 
     def _lookup(self, topic: str) -> tuple[Destination, ...]:
         known = self._destinations.get(topic)
@@ -280,20 +286,20 @@ class Gateway:
         return tuple(found)
 
     def _publications(
-        self, route: Route, result: Result, topics: dict[tuple[Route, str], str], group: Group
+        self, route: Route, result: Result, publish: dict[str, str], group: Group
     ) -> None:
         for rejected in result.rejected:
             stream, cause, samples, detail = rejected
             self.refusals.add(stream, cause, detail, samples=samples)
         for reset in result.resets:
             self._reset(route, reset, group)
-        for scored in result.scored:
-            self.scored += len(scored.ts)
-            if route.emits_scores:
-                topic = topics[route, scored.stream]
-                group.publications.extend(
-                    Publication(topic, encode_score(line)) for line in scored.lines()
-                )
+        self.scored += sum(len(part.ts) for part in result.parts)
+        if route.emits_scores:
+            group.publications.extend(
+                Publication(publish[line.stream], encode_score(line))
+                for part in result.parts
+                for line in part.lines()
+            )
         for flag in result.flags:
             self.flags[flag.event] += 1
             log.warning(
@@ -306,7 +312,7 @@ class Gateway:
                 flag.id[:16],
             )
             payload = encode_flag(flag)
-            group.publications.append(Publication(topics[route, flag.stream], payload))
+            group.publications.append(Publication(publish[flag.stream], payload))
             group.flags.append(Raised(self._numbers[route], flag, payload))
 
     def _reset(self, route: Route, reset: Reset, group: Group) -> None:

@@ -45,10 +45,15 @@ from edge_runtime.lineage import (
 )
 from edge_runtime.outbox import Outbox
 from edge_runtime.payload import NS_PER_MS
-from edge_runtime.records import Place, encode_admitted, encode_evicted, sealed, sealed_number
-from edge_runtime.recovery import (
-    hand_over,
+from edge_runtime.records import (
+    Place,
+    encode_abreast,
+    encode_admitted,
+    encode_evicted,
+    sealed,
+    sealed_number,
 )
+from edge_runtime.recovery import hand_over
 from edge_runtime.settings import Settings
 from edge_runtime.starting import Retired, last_row, recover, recover_retired
 from edge_runtime.store import Group, Publication, Start
@@ -268,6 +273,12 @@ class Journal:
             numbers, seq = self._numbers[index], seq + 1
             place = Place(seq, numbers.pipeline)
             rows.append((place, encode_evicted(place, numbers.of(sql, names))))
+        for index, parts in group.abreast.items():
+            for part in parts:
+                numbers, seq = self._numbers[index], seq + 1
+                place = Place(seq, numbers.pipeline)
+                rows.append((place, encode_abreast(place, numbers.of(sql, part.streams), part)))
+                samples += len(part)
         for index, blocks in group.admitted.items():
             numbers, seq = self._numbers[index], seq + 1
             streams = numbers.of(sql, [block.stream for block in blocks])
@@ -294,10 +305,10 @@ class Journal:
         for index, names in group.evicted.items():
             numbers = self._numbers[index]
             numbers.evicted.update(numbers.known.pop(name) for name in names)
+        for index, parts in group.abreast.items():
+            self._numbers[index].back(name for part in parts for name in part.streams)
         for index, blocks in group.admitted.items():
-            numbers = self._numbers[index]
-            if numbers.evicted:
-                numbers.evicted.difference_update(numbers.known[b.stream] for b in blocks)
+            self._numbers[index].back(block.stream for block in blocks)
         self._seq = written.seq
         self._epochs.grew(written.size)
         self._since += written.samples

@@ -172,9 +172,8 @@ class Link:
         Those of an earlier connection are skipped and counted: the broker sends them again, and
         uses their ids for other messages meanwhile.
         """
-        for message in messages:
-            if message.qos and not self._wire.acknowledge(message):
-                self.stale_acknowledgements += 1
+        counted = (message for message in messages if message.qos)
+        self.stale_acknowledgements += self._wire.acknowledge(counted)
 
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, token: int | None = None

@@ -21,7 +21,8 @@ import socket
 import ssl
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import paho.mqtt.client as paho
@@ -202,7 +203,7 @@ class Wire:
         if isinstance(sock, socket.socket):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if type(sock) is socket.socket:
-            sock.__class__ = PlainSocket  # paho makes its sockets itself
+            PlainSocket.instead_of(sock)  # paho makes its sockets itself
 
     def connect(self, timeout_s: float) -> None:
         """Opens and waits until the broker has accepted us.
@@ -238,11 +239,12 @@ class Wire:
             waiting.register(stop, select.POLLIN)
         sock = self._client.socket()
         if sock is not None:
-            write = select.POLLOUT if self._client.want_write() else 0
+            unsent = isinstance(sock, PlainSocket) and sock.flush()
+            write = select.POLLOUT if unsent or self._client.want_write() else 0
             waiting.register(sock, select.POLLIN | write)
             timeout_s = min(timeout_s, self._look_in_s())
-        # What TLS has decrypted already, poll does not see.
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        # What is decrypted or read ahead already, poll does not see.
+        if isinstance(sock, ssl.SSLSocket | PlainSocket) and sock.pending():
             timeout_s = 0.0
         ready = dict(waiting.poll(timeout_s * 1000))
         self._turned_at = time.monotonic()
@@ -262,12 +264,25 @@ class Wire:
         inbox, self._inbox, self._inbox_bytes = self._inbox, [], 0
         return inbox
 
-    def acknowledge(self, message: Message) -> bool:
-        """Acknowledges a message, if it came over the connection that stands now."""
-        if not self.up or message.connection != self.connection:
-            return False
-        self._client.ack(message.mid, message.qos)
-        return True
+    def acknowledge(self, messages: Iterable[Message]) -> int:
+        """Acknowledges messages at QoS 1, if they came over the connection that stands now.
+
+        Returns:
+            How many did not.
+        """
+        stale = 0
+        with self._corked():
+            for message in messages:
+                if self.up and message.connection == self.connection:
+                    self._client.ack(message.mid, message.qos)
+                else:
+                    stale += 1
+        return stale
+
+    def _corked(self) -> AbstractContextManager[None]:
+        """What is written meanwhile leaves together."""
+        sock = self._client.socket()
+        return sock.corked() if isinstance(sock, PlainSocket) else nullcontext()
 
     def delivered(self) -> list[int]:
         """Tokens of the publications that the broker has for good, since the last call."""
@@ -404,8 +419,9 @@ class Wire:
 
     def _pump(self) -> None:
         """Hands waiting publications to paho, as many as may be in flight."""
-        if self.up:
-            self._outgoing.send(self._publish, self._window)
+        if self.up and self._outgoing.sendable(self._window):
+            with self._corked():
+                self._outgoing.send(self._publish, self._window)
 
     def _publish(self, parcel: Parcel) -> int | None:
         topic, payload, retain, _ = parcel

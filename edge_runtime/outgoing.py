@@ -59,6 +59,10 @@ class Outgoing:
         """Adds one behind all others."""
         self._waiting.append(parcel)
 
+    def sendable(self, window: int) -> bool:
+        """Whether `send` would send."""
+        return bool(self._waiting) and len(self._in_flight) < window
+
     def send(self, publish: Callable[[Parcel], int | None], window: int) -> None:
         """Sends what is waiting, until so many are in flight.
 

@@ -15,17 +15,18 @@ of its plausible range, and what comes so soon after a gap that the state may no
 reset gives up the scores that are still to come, and says how many.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.abreast import Lane
 from edge_runtime.admission import Admission, Run
-from edge_runtime.alarm import QUIET, Event, advance
+from edge_runtime.alarm import advance
 from edge_runtime.contract import Contract
-from edge_runtime.payload import Flag, Share, ts_text
+from edge_runtime.flags import flag_of
+from edge_runtime.payload import ScoreLine, ts_text
 from edge_runtime.pending import Waiting
 from edge_runtime.results import (
     NO_SEQ,
@@ -33,6 +34,7 @@ from edge_runtime.results import (
     STATUS,
     UNCERTAIN,
     WARMING_UP,
+    Abreast,
     Block,
     Evicted,
     Rejected,
@@ -45,9 +47,8 @@ from edge_runtime.session import Float32, Outputs, Session
 from edge_runtime.settings import Settings
 from edge_runtime.streams import Streams
 
-__all__ = ["MAX_CALL_ROWS", "TOP_FEATURES", "Pipeline", "Settings", "flag_id"]
+__all__ = ["MAX_CALL_ROWS", "Pipeline", "Settings"]
 
-TOP_FEATURES = 3
 MAX_CALL_ROWS = 1 << 16  # bounds the memory of one model call
 
 
@@ -83,21 +84,30 @@ class Pipeline:
         self._look_ahead = contract.look_ahead
         self._low, self._high = _ranges(contract)
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
+        self._lane = None if explain else Lane.of(session, settings, self.streams, self._outside)
 
-    def process(self, blocks: Sequence[Block], now_ns: int | None) -> Result:
+    def process(
+        self, blocks: Sequence[Block], now_ns: int | None, abreast: Sequence[Abreast] = ()
+    ) -> Result:
         """Scores what arrived.
 
         Args:
             blocks: In order of arrival; a stream may have several.
             now_ns: The gateway's clock in nanoseconds since 1970 UTC; None for recorded data,
                 which cannot come from the future.
+            abreast: Samples that have arrived before the blocks of the same streams, and one after
+                the other. What becomes of them is the same as if they were blocks; it only costs
+                less.
 
         Returns:
-            Scores, flags, refusals and resets. Streams stand in order of first arrival.
+            Scores, flags, refusals and resets. Streams stand in order of first arrival, those that
+            were scored side by side apart.
         """
         result = Result([], [], [], [])
         if now_ns is not None and self._first_now is None:
             self._first_now = now_ns
+        if abreast:
+            blocks = [*self._process_abreast(abreast, now_ns, result), *blocks]
         waiting: dict[int, list[Run]] = {}
         for block in blocks:
             slot, runs = self._admission.admit(block, now_ns, result)
@@ -111,6 +121,26 @@ class Pipeline:
             if pieces:  # else its samples are all held
                 self._decide(slot, pieces, result)
         return result
+
+    def _process_abreast(
+        self, waves: Sequence[Abreast], now_ns: int | None, result: Result
+    ) -> list[Block]:
+        """Scores side by side what can be; the others as blocks, and what comes after them."""
+        if self._lane is None:
+            return [block for samples in waves for block in samples.blocks()]
+        rest: list[Block] = []
+        for samples in waves:
+            if rest:
+                left = {block.stream for block in rest}
+                stays = np.array([name not in left for name in samples.streams])
+                rest += samples.where(~stays).blocks()
+                samples = samples.where(stays)
+            if len(samples):
+                others, spoilt = self._lane.process(samples, now_ns, result)
+                for slot, ts in spoilt:
+                    self._refuse_score(slot, ts, ts, result)
+                rest += others
+        return rest
 
     def waiting(self) -> dict[str, int]:
         """Samples whose score has not come yet, by stream.
@@ -150,7 +180,11 @@ class Pipeline:
         cut = min(before_ns, int(newest.max()) - longest)
         old = (newest < cut) & (streams.seen < before_ns)
         found = ((slot, streams.names[slot]) for slot in np.flatnonzero(old[: len(streams.names)]))
-        return [n for slot, n in found if n is not None and streams.alarms[slot] == QUIET]
+        return [
+            name
+            for slot, name in found
+            if name is not None and not streams.raised[slot] and not streams.row[slot]
+        ]
 
     def evict(self, names: Iterable[str]) -> list[Evicted]:
         """Forgets some streams and makes room for others.
@@ -194,7 +228,9 @@ class Pipeline:
                 scored = self._finite_steps(slot, outputs.score[:, row])
                 self._collect(slot, run, outputs, (row, scored), pieces)
                 if scored < steps:
-                    self._refuse_score(slot, run, scored, result)
+                    newest = int(run.ts[scored])
+                    oldest = self.streams.pending.oldest(slot) if self._look_ahead else newest
+                    self._refuse_score(slot, oldest, newest, result)
                     active[slot].extend(_cautiously(run.after(scored + 1)))
                 elif steps < len(run.ts):
                     active[slot].append(run.after(steps))
@@ -305,14 +341,19 @@ class Pipeline:
             status[:warming] = WARMING_UP
         return status
 
-    def _refuse_score(self, slot: int, run: Run, index: int, result: Result) -> None:
-        """Refuses a sample after the model has seen it: the state is spoilt from there on."""
-        name, cause, newest = self._name(slot), "not_finite_score", int(run.ts[index])
-        ahead = self._look_ahead
-        ts = self.streams.pending.oldest(slot) if ahead else newest
+    def _refuse_score(self, slot: int, ts: int, newest: int, result: Result) -> None:
+        """Refuses a sample after the model has seen it: the state is spoilt from there on.
+
+        Args:
+            slot: Whose.
+            ts: Time of the sample that the score belongs to.
+            newest: Time of the newest sample that the score was made from.
+            result: Told of it.
+        """
+        name, cause = self._name(slot), "not_finite_score"
         detail = f"the model's score at ts {ts_text(ts)} is not a finite number"
         result.rejected.append(Rejected(name, cause, 1, detail))
-        result.resets.append(Reset(name, newest, cause, ahead))
+        result.resets.append(Reset(name, newest, cause, self._look_ahead))
         self.streams.reset(slot)
 
     def _decide(self, slot: int, pieces: list[_Piece], result: Result) -> None:
@@ -320,60 +361,34 @@ class Pipeline:
         score = np.concatenate([piece.score for piece in pieces])
         status = np.concatenate([piece.status for piece in pieces])
         state, transitions, lit = advance(
-            self.streams.alarms[slot], score, status == OK, self.settings.alarm
+            self.streams.alarm(slot), score, status == OK, self.settings.alarm
         )
-        self.streams.alarms[slot] = state
+        self.streams.set_alarm(slot, state)
         explained = _all_shares(pieces) if self._explain else None
         counts = _counts(pieces)
         scored = Scored(self._name(slot), ts, score, status, lit, counts, explained)
         result.scored.append(scored)
-        for index, event in transitions:
-            shares = _share_at(pieces, index)
-            result.flags.append(self._flag(scored, index, event, shares))
-
-    def _flag(self, scored: Scored, index: int, event: Event, shares: Float32 | None) -> Flag:
-        ts, model = int(scored.ts[index]), self.session.digest[:16]
-        seq = scored.seq_at(index)
-        return Flag(
-            id=flag_id(self.session.digest, scored.stream, ts, event, seq),
-            stream=scored.stream,
-            ts=ts,
-            seq=seq,
-            event=event,
-            score=scored.score[index],
-            status=STATUS[scored.status[index]],
-            top=() if shares is None else self._top(shares),
-            model=model,
-        )
-
-    def _top(self, shares: Float32) -> tuple[Share, ...]:
-        names = self.session.contract.feature_names
-        order = np.argsort(-shares, kind="stable")[:TOP_FEATURES]
-        return tuple(Share(names[i], round(float(shares[i]), 4)) for i in order)
+        for index, _ in transitions:
+            result.flags.append(
+                flag_of(
+                    self.session,
+                    ScoreLine(
+                        scored.stream,
+                        int(ts[index]),
+                        score[index],
+                        STATUS[status[index]],
+                        bool(lit[index]),
+                        scored.seq_at(index),
+                    ),
+                    _share_at(pieces, index),
+                )
+            )
 
     def _name(self, slot: int) -> str:
         name = self.streams.names[slot]
         if name is None:
             raise AssertionError(f"slot {slot} is free")
         return name
-
-
-def flag_id(digest: str, stream: str, ts_ns: int, event: str, seq: int | None = None) -> str:
-    """The id of a flag: the same wherever and whenever the same thing is decided.
-
-    Args:
-        digest: SHA-256 of the model file.
-        stream: Name of the stream.
-        ts_ns: Nanoseconds since 1970 UTC.
-        event: ``raised`` or ``cleared``.
-        seq: The device's own count of the sample, if it gave one.
-
-    Returns:
-        32 hexadecimal digits.
-    """
-    count = () if seq is None else (str(seq),)
-    key = "\0".join((digest, stream, str(ts_ns), event, *count))
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _cautiously(run: Run) -> list[Run]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import StoreDamagedError
-from edge_runtime.results import NO_SEQ, Block
+from edge_runtime.results import NO_SEQ, Abreast, Block
 
 _VERSION = 1
 _HEADER = struct.Struct("<BBHII")  # version, what is in it, features, streams, samples
@@ -75,6 +75,26 @@ def encode_admitted(place: Place, streams: Sequence[int], blocks: Sequence[Block
         parts.append(np.concatenate([_seq(block) for block in blocks]).tobytes())
     parts.append(values.astype("<f4", copy=False).tobytes())
     header = _HEADER.pack(_VERSION, kind, values.shape[1], len(blocks), len(ts))
+    return sealed(header + b"".join(parts), *place)
+
+
+def encode_abreast(place: Place, streams: Sequence[int], samples: Abreast) -> bytes:
+    """The same for one sample of each of several streams, `decode_admitted` is the inverse.
+
+    Args:
+        place: Where it belongs.
+        streams: Number of each stream in the database.
+        samples: At least one.
+    """
+    count = len(samples)
+    numbers, ones = np.asarray(streams, "<u4"), np.ones(count, "<u4")
+    parts = [numbers.tobytes(), ones.tobytes(), samples.ts.astype("<i8", copy=False).tobytes()]
+    kind = 0
+    if bool((samples.seq != NO_SEQ).any()):
+        kind = _HAS_SEQ
+        parts.append(samples.seq.astype("<i8", copy=False).tobytes())
+    parts.append(samples.values.astype("<f4", copy=False).tobytes())
+    header = _HEADER.pack(_VERSION, kind, samples.values.shape[1], count, count)
     return sealed(header + b"".join(parts), *place)
 
 

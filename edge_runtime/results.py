@@ -38,6 +38,44 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Abreast:
+    """One sample of each of several streams, side by side.
+
+    Attributes:
+        streams: Their names, each once.
+        ts: ``[stream]``, nanoseconds since 1970 UTC.
+        values: ``[stream, feature]``, engineering units, all finite.
+        seq: ``[stream]``, the device's own count, `NO_SEQ` where it gave none.
+    """
+
+    streams: list[str]
+    ts: NDArray[np.int64]
+    values: Float32
+    seq: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def where(self, which: NDArray[np.bool_]) -> "Abreast":
+        """Some of the streams."""
+        names = [self.streams[index] for index in np.flatnonzero(which).tolist()]
+        return Abreast(names, self.ts[which], self.values[which], self.seq[which])
+
+    def blocks(self) -> list[Block]:
+        """Each sample as a block."""
+        rows = range(len(self.streams))
+        return [
+            Block(
+                self.streams[row],
+                self.ts[row : row + 1],
+                self.values[row : row + 1],
+                counted(self.seq[row : row + 1]),
+            )
+            for row in rows
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """What became of the accepted samples of one stream; every array is ``[sample]``.
 
@@ -83,6 +121,46 @@ class Scored:
         """The device's own count of a sample, if it gave one."""
         seq = NO_SEQ if self.seq is None else int(self.seq[index])
         return None if seq == NO_SEQ else seq
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredAbreast:
+    """What became of one sample of each of several streams; every array is ``[stream]``.
+
+    Attributes:
+        streams: Their names.
+        ts: Nanoseconds.
+        score: 1.0 is the alarm level.
+        status: Index into `STATUS`.
+        alarm: Whether the lamp is lit.
+        seq: The device's own count, `NO_SEQ` where it gave none.
+    """
+
+    streams: list[str]
+    ts: NDArray[np.int64]
+    score: Float32
+    status: NDArray[np.uint8]
+    alarm: NDArray[np.bool_]
+    seq: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def lines(self) -> Iterable[ScoreLine]:
+        """Stream by stream."""
+        return map(self.line, range(len(self.streams)))
+
+    def line(self, index: int) -> ScoreLine:
+        """That of one stream."""
+        seq = int(self.seq[index])
+        return ScoreLine(
+            self.streams[index],
+            int(self.ts[index]),
+            self.score[index],
+            STATUS[self.status[index]],
+            bool(self.alarm[index]),
+            None if seq == NO_SEQ else seq,
+        )
 
 
 def counted(seq: NDArray[np.int64]) -> NDArray[np.int64] | None:
@@ -153,6 +231,8 @@ class Result:
             no clock, they give the same result and the same state. The blocks of a device without a
             clock are whole messages, and must stay so: each is one entry of the memory by which
             duplicates are known.
+        abreast: What became of the samples that were scored side by side.
+        admitted_abreast: Those samples. They were admitted before all blocks.
     """
 
     scored: list[Scored]
@@ -160,3 +240,10 @@ class Result:
     rejected: list[Rejected]
     resets: list[Reset]
     admitted: list[Block] = field(default_factory=list)
+    abreast: list[ScoredAbreast] = field(default_factory=list)
+    admitted_abreast: list[Abreast] = field(default_factory=list)
+
+    @property
+    def parts(self) -> "list[ScoredAbreast | Scored]":
+        """All that was scored, side by side or stream by stream."""
+        return [*self.abreast, *self.scored]

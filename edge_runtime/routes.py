@@ -9,6 +9,7 @@ from edge_runtime.pipeline import Pipeline
 from edge_runtime.session import Session, load_model
 from edge_runtime.settings import Settings, misfits
 from edge_runtime.topics import Template, TopicPattern
+from edge_runtime.typed import TypedDecoder
 
 
 class Destination(NamedTuple):
@@ -35,6 +36,9 @@ class Route:
         settings, contract = Settings.of(config), session.contract
         period_ms = contract.sample_period_ms if settings.arrival else None
         self.decoder = Decoder(contract.feature_names, max_payload_bytes, period_ms)
+        # What comes without a time is for the other one.
+        names = contract.feature_names
+        self.typed = None if settings.arrival else TypedDecoder(names, max_payload_bytes)
         self.pipeline = Pipeline(session, settings)
         self._stream = Template(config.stream)
         self._publish = Template(config.publish)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from edge_runtime.payload import Flag
-from edge_runtime.results import Block
+from edge_runtime.results import Abreast, Block, Result
 
 
 class Publication(NamedTuple):
@@ -40,12 +40,14 @@ class Group:
     """What one batch of messages leads to. Pipelines are told apart by their index.
 
     Attributes:
+        abreast: The samples that each pipeline took side by side, before all others.
         admitted: The samples that each pipeline took, in order.
         evicted: The streams that each pipeline has forgotten, before it took any of those samples.
         publications: What is to be published, in order.
         flags: The flags among them.
     """
 
+    abreast: dict[int, list[Abreast]] = field(default_factory=dict)
     admitted: dict[int, list[Block]] = field(default_factory=dict)
     evicted: dict[int, list[str]] = field(default_factory=dict)
     publications: list[Publication] = field(default_factory=list)
@@ -54,7 +56,14 @@ class Group:
     @property
     def empty(self) -> bool:
         """Nothing in it has to survive."""
-        return not (self.admitted or self.evicted or self.publications)
+        return not (self.abreast or self.admitted or self.evicted or self.publications)
+
+    def add(self, pipeline: int, result: Result) -> None:
+        """Takes the samples that a pipeline has admitted."""
+        if result.admitted_abreast:
+            self.abreast[pipeline] = result.admitted_abreast
+        if result.admitted:
+            self.admitted[pipeline] = result.admitted
 
 
 class Start(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.alarm import QUIET, AlarmState
+from edge_runtime.alarm import AlarmState
 from edge_runtime.contract import Contract
 from edge_runtime.errors import StateError
 from edge_runtime.pending import Pending, extended
@@ -45,7 +45,8 @@ class Streams:
         last_seq: Its count; `NO_SEQ` if it has none.
         steps: Samples that the model has seen since the last reset, for each slot.
         uncertain: How many of the next samples of each slot are in doubt, because of a gap.
-        alarms: Alarm state of each slot.
+        raised: Whether the lamp of each slot is lit.
+        row: ``ok`` samples in a row that speak for the other side, for each slot.
         held: What the reorder window holds, by slot; only where it holds something.
         pending: Samples whose score has not come yet, because the model looks ahead.
         touched: Whether each slot has had a sample since whoever writes snapshots cleared this.
@@ -59,12 +60,13 @@ class Streams:
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
         self.names: list[str | None] = []
-        self.alarms: list[AlarmState] = []
         capacity = min(_FIRST_CAPACITY, max_streams)
         self.last_ts = np.full(capacity, NEVER, np.int64)
         self.last_seq = np.full(capacity, NO_SEQ, np.int64)
         self.steps = np.zeros(capacity, np.int64)
         self.uncertain = np.zeros(capacity, np.int64)
+        self.raised = np.zeros(capacity, np.bool_)
+        self.row = np.zeros(capacity, np.int64)
         self.touched = np.zeros(capacity, np.bool_)
         self.seen = np.full(capacity, NEVER, np.int64)
         self.pending = Pending(capacity, contract.look_ahead)
@@ -101,7 +103,6 @@ class Streams:
         else:
             slot = len(self.names)
             self.names.append(name)
-            self.alarms.append(QUIET)
             if slot >= len(self.last_ts):
                 self._grow()
         self._slots[name] = slot
@@ -111,7 +112,8 @@ class Streams:
         """Forgets a stream; its slot is used again."""
         slot = self._slots.pop(name)
         self.names[slot] = None
-        self.alarms[slot] = QUIET
+        self.raised[slot] = False
+        self.row[slot] = 0
         self.last_ts[slot] = self.seen[slot] = NEVER
         self.last_seq[slot] = NO_SEQ
         self.held.pop(slot, None)
@@ -133,7 +135,20 @@ class Streams:
             if not (keep and pair.kept):
                 self._pools[pair.input][slot] = pair.initial
 
-    def take(self, slots: Sequence[int]) -> State:
+    def slots(self, names: Sequence[str]) -> NDArray[np.intp]:
+        """Slot of each stream, -1 where it is not known yet."""
+        find = self._slots.get
+        return np.fromiter((find(name, -1) for name in names), np.intp, len(names))
+
+    def alarm(self, slot: int) -> AlarmState:
+        """Alarm state of a stream."""
+        return AlarmState(bool(self.raised[slot]), int(self.row[slot]))
+
+    def set_alarm(self, slot: int, state: AlarmState) -> None:
+        """Remembers it."""
+        self.raised[slot], self.row[slot] = state.raised, state.row
+
+    def take(self, slots: Sequence[int] | NDArray[np.intp]) -> State:
         """Copies the states of some streams, in the shape that the model takes.
 
         Args:
@@ -150,7 +165,7 @@ class Streams:
             for pair in self._contract.states
         }
 
-    def put(self, slots: Sequence[int], state: State) -> None:
+    def put(self, slots: Sequence[int] | NDArray[np.intp], state: State) -> None:
         """Stores the states of some streams as the model gave them; the inverse of `take`."""
         rows = np.asarray(slots, np.intp)
         for pair in self._contract.states:
@@ -202,8 +217,6 @@ class Streams:
         records["version"] = RECORD_VERSION
         for column, array in self._fixed().items():
             records[column] = array[rows]
-        records["raised"] = [self.alarms[slot].raised for slot in slots]
-        records["row"] = [self.alarms[slot].row for slot in slots]
         records["remembered"] = (self._messages[rows] != 0).sum(axis=1)
         if self.held:
             records["held"] = [len(self.held.get(slot, ())) for slot in slots]
@@ -234,9 +247,7 @@ class Streams:
         rows = np.array(slots, np.intp)
         for column, array in self._fixed().items():
             array[rows] = read[column]
-        alarms = zip(slots, read["raised"].tolist(), read["row"].tolist(), strict=True)
-        for slot, raised, row in alarms:
-            self.alarms[slot] = AlarmState(raised, row) if raised or row else QUIET
+        for slot in slots:
             self.held.pop(slot, None)
         self._messages[rows] = 0
         for index in np.flatnonzero(read["held"] + read["remembered"]).tolist():
@@ -250,6 +261,8 @@ class Streams:
             "last_seq": self.last_seq,
             "steps": self.steps,
             "uncertain": self.uncertain,
+            "raised": self.raised,
+            "row": self.row,
             "pending_ts": self.pending.ts,
             "pending_seq": self.pending.seq,
             "doubtful": self.pending.doubtful,
@@ -294,6 +307,8 @@ class Streams:
         self.last_seq = extended(self.last_seq, more, NO_SEQ)
         self.steps = extended(self.steps, more, 0)
         self.uncertain = extended(self.uncertain, more, 0)
+        self.raised = extended(self.raised, more, 0)
+        self.row = extended(self.row, more, 0)
         self._messages = extended(self._messages, more, 0)
         self.touched = extended(self.touched, more, 0)
         self.seen = extended(self.seen, more, NEVER)

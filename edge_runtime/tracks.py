@@ -39,6 +39,11 @@ class Numbers:
         """Looks the streams up, and adds those that are new."""
         return [self.known.get(name) or self._find(sql, name) for name in names]
 
+    def back(self, names: Iterable[str]) -> None:
+        """Takes note of streams, known ones, that are not evicted any more."""
+        if self.evicted:
+            self.evicted.difference_update(self.known[name] for name in names)
+
     def _find(self, sql: sqlite3.Connection, name: str) -> int:
         key = (self.pipeline, name)
         found = sql.execute("SELECT id FROM stream WHERE pipeline = ? AND name = ?", key).fetchone()

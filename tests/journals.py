@@ -19,6 +19,7 @@ from edge_runtime.session import Session
 from edge_runtime.settings import Settings
 from edge_runtime.store import Group, Publication, Raised
 from edge_runtime.tracks import Track
+from pipelines import side_by_side
 from plant import wave
 
 SECOND = 1_000_000_000
@@ -48,6 +49,7 @@ class Site:
         self.pipelines = [Pipeline(session, settings) for session in sessions]
         self.journal = self._journal()
         self.lines: list[bytes] = []
+        self._groups = 0
 
     def _journal(self) -> Journal:
         tracks = [Track(p, f"t{n}/{{m}}", "{m}") for n, p in enumerate(self.pipelines)]
@@ -60,13 +62,17 @@ class Site:
     def process(self, blocks: dict[int, list[Block]]) -> tuple[Group, list[Result]]:
         group, results = Group(), []
         for number, some in blocks.items():
-            result = self.pipelines[number].process(some, START * 2)
+            # Every other group as samples that lie side by side, as the daemon has them.
+            self._groups += 1
+            rest, abreast = side_by_side(some) if self._groups % 2 else (some, [])
+            result = self.pipelines[number].process(rest, START * 2, abreast)
             results.append(result)
-            group.admitted[number] = result.admitted
-            for scored in result.scored:
-                group.publications += [
-                    Publication(f"s{number}", encode_score(line)) for line in scored.lines()
-                ]
+            group.add(number, result)
+            group.publications += [
+                Publication(f"s{number}", encode_score(line))
+                for part in result.parts
+                for line in part.lines()
+            ]
             for flag in result.flags:
                 payload = encode_flag(flag)
                 group.publications.append(Publication(f"f{number}", payload))
@@ -115,7 +121,7 @@ def story(seed: int, streams: int = 5, steps: int = 60) -> list[list[Block]]:
 
 
 def lines_of(results: Sequence[Result]) -> list[bytes]:
-    return [encode_score(line) for r in results for scored in r.scored for line in scored.lines()]
+    return [encode_score(line) for r in results for part in r.parts for line in part.lines()]
 
 
 def waiting(journal: Journal) -> list[bytes]:

@@ -14,7 +14,14 @@ import handmade_models
 from edge_runtime.config import AlarmConfig
 from edge_runtime.payload import NS_PER_MS, encode_flag
 from edge_runtime.pipeline import Pipeline, Settings
-from edge_runtime.results import NO_SEQ, STATUS, Block, Reset, Result
+from edge_runtime.results import (
+    NO_SEQ,
+    STATUS,
+    Abreast,
+    Block,
+    Reset,
+    Result,
+)
 from edge_runtime.session import Session, load_model, session_from_bytes
 from handmade_models import LAYOUTS, Layout, layout_model, look_ahead_model
 from sample_models import MAX_GAP_MS, sample_model
@@ -98,10 +105,12 @@ def seen(pipeline: Pipeline, results: Sequence[Result], stream: str) -> Seen:
     scored: list[tuple[int, int | None, bytes, str, bool]] = []
     rejected: Counter[str] = Counter()
     for result in results:
-        for part in result.scored:
-            if part.stream == stream:
-                lines = part.lines()
-                scored += [(n.ts, n.seq, n.score.tobytes(), n.status, n.alarm) for n in lines]
+        scored += [
+            (line.ts, line.seq, line.score.tobytes(), line.status, line.alarm)
+            for part in result.parts
+            for line in part.lines()
+            if line.stream == stream
+        ]
         for refused in result.rejected:
             if refused.stream == stream:
                 rejected[refused.cause] += refused.samples
@@ -140,6 +149,33 @@ def grouped(stories: dict[str, Samples], rng: random.Random) -> list[list[Block]
         calls.append(blocks[:size])
         del blocks[:size]
     return calls
+
+
+def side_by_side(blocks: list[Block]) -> tuple[list[Block], list[Abreast]]:
+    """The same samples, with those apart that stand alone in the first blocks of their stream."""
+    waves: list[list[Block]] = []
+    depths: Counter[str] = Counter()
+    rest: list[Block] = []
+    left = set()
+    for block in blocks:
+        if len(block.ts) > 1 or block.stream in left:
+            left.add(block.stream)
+            rest.append(block)
+        else:
+            depth = depths[block.stream]
+            waves[depth : depth + 1] = [[*(waves[depth] if depth < len(waves) else []), block]]
+            depths[block.stream] += 1
+    return rest, [_abreast(wave) for wave in waves]
+
+
+def _abreast(ones: list[Block]) -> Abreast:
+    none = np.array([NO_SEQ])
+    return Abreast(
+        [block.stream for block in ones],
+        np.concatenate([block.ts for block in ones]),
+        np.concatenate([block.values for block in ones]),
+        np.concatenate([none if block.seq is None else block.seq for block in ones]),
+    )
 
 
 class Way(NamedTuple):

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.config import AlarmConfig
-from edge_runtime.pipeline import Pipeline, flag_id
+from edge_runtime.flags import flag_id
+from edge_runtime.pipeline import Pipeline
 from edge_runtime.results import NO_SEQ, STATUS, Block, Evicted, Reset, Result
 from edge_runtime.streams import REMEMBERED
 from pipelines import SECOND, START, a_pipeline, block, causes, model, send

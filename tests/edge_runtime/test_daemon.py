@@ -427,7 +427,9 @@ class Seam:
             self._broken -= 1
             self.calls.append("refuse")
             raise StoreUnavailableError(f"gateway.db: {self._why.format(self._broken)}")
-        self.calls.append(f"commit {sum(map(len, group.admitted.values()))}")
+        blocks = sum(map(len, group.admitted.values()))
+        abreast = sum(len(part) for parts in group.abreast.values() for part in parts)
+        self.calls.append(f"commit {blocks + abreast}")
         self._waiting.extend(group.publications)
 
     def unsubscribe(self, filters: Sequence[str]) -> None:

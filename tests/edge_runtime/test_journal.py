@@ -366,7 +366,7 @@ def test_settings_that_change_hold_from_the_start_on_and_not_before(
     for some in groups[:12]:
         undisturbed.take({0: some})
         site.take({0: some})
-    assert any(alarm.raised for alarm in site.pipelines[0].streams.alarms)
+    assert site.pipelines[0].streams.raised.any()
     site.kill()
     again = Site(path, [sessions["lstm"]], gentle).open()
     assert again.states() == undisturbed.states()

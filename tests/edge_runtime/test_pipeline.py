@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 import handmade_models
 from edge_runtime.config import AlarmConfig, PipelineConfig
 from edge_runtime.contract import decode_contract, encode_contract
+from edge_runtime.flags import flag_id
 from edge_runtime.payload import NS_PER_MS, Flag
-from edge_runtime.pipeline import Pipeline, Settings, flag_id
+from edge_runtime.pipeline import Pipeline, Settings
 from edge_runtime.results import STATUS, Block, Reset, Scored
 from edge_runtime.session import Session, session_from_bytes
 from handmade_models import look_ahead_model
@@ -40,6 +41,7 @@ from pipelines import (
     one_by_one,
     seen,
     send,
+    side_by_side,
     state_of,
     statuses,
 )
@@ -58,8 +60,14 @@ def test_the_promise(name: str, way: Way, seed: int, streams: int, rng: random.R
     alone = {n: one_by_one(lonely[n], n, story) for n, story in stories.items()}
     pipeline = a_pipeline(name, **way.settings)
     results = [pipeline.process(blocks, None) for blocks in grouped(stories, rng)]
+    beside = a_pipeline(name, **way.settings)
+    others = []
+    for group in grouped(stories, rng):
+        blocks, abreast = side_by_side(group)
+        others.append(beside.process(blocks, None, abreast))
     for stream, wanted in alone.items():
         assert seen(pipeline, results, stream) == wanted
+        assert seen(beside, others, stream) == wanted
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -231,7 +231,7 @@ def at(seconds: float) -> int:
 
 def test_a_stream_that_is_silent_for_long_is_idle() -> None:
     pipeline = idling()
-    alarms = {name: pipeline.streams.alarms[slot] for slot, name in enumerate("abc")}
+    alarms = {name: pipeline.streams.alarm(slot) for slot, name in enumerate("abc")}
     quiet = [n for n, alarm in alarms.items() if not alarm.raised and alarm.row == 0]
     assert quiet == ["a", "b", "c"]
     assert pipeline.idle(at(900)) == quiet
@@ -242,8 +242,9 @@ def test_a_lamp_that_is_lit_or_about_to_be_keeps_its_stream() -> None:
     eager = a_pipeline(alarm=AlarmConfig(enter=1e-6, leave=1e-7, hold_steps=2))
     send(eager, block("lit", range(11)), block("row", range(5)), block("dark", range(3)), now=10)
     send(eager, block("busy", [1000]), now=1000)
-    states = [(alarm.raised, alarm.row) for alarm in eager.streams.alarms]
-    assert states[:3] == [(True, 0), (False, 1), (False, 0)]
+    alarms = [eager.streams.alarm(slot) for slot in range(3)]
+    states = [(alarm.raised, alarm.row) for alarm in alarms]
+    assert states == [(True, 0), (False, 1), (False, 0)]
     assert eager.idle(at(900)) == ["dark"]
 
 

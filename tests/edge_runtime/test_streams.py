@@ -124,12 +124,13 @@ def test_reset_touches_the_state_and_nothing_else() -> None:
     streams.put(slots, state)
     streams.steps[slots] = 9
     streams.last_ts[slots] = 1234
-    streams.alarms[slots[1]] = lit = AlarmState(raised=True, row=1)
+    lit = AlarmState(raised=True, row=1)
+    streams.set_alarm(slots[1], lit)
     streams.reset(slots[1])
     assert_same(streams.take([slots[1]]), CONTRACT.initial_state(1))
     assert streams.steps[slots].tolist() == [9, 0, 9]
     assert streams.last_ts[slots[1]] == 1234
-    assert streams.alarms[slots[1]] == lit
+    assert streams.alarm(slots[1]) == lit
     for pair in STATES:
         wanted = np.take(state[pair.input], [0, 2], pair.stream_axis)
         assert np.array_equal(streams.take([slots[0], slots[2]])[pair.input], wanted)
@@ -155,7 +156,7 @@ def test_a_slot_that_is_used_again_starts_clean() -> None:
     streams.put(slots, some_state(2, 5))
     streams.steps[slots] = 9
     streams.last_ts[slots] = 1234
-    streams.alarms[slots[0]] = AlarmState(raised=True, row=2)
+    streams.set_alarm(slots[0], AlarmState(raised=True, row=2))
     streams.evict("pump-0")
     assert len(streams) == 1
     assert not streams.full
@@ -167,5 +168,5 @@ def test_a_slot_that_is_used_again_starts_clean() -> None:
     assert_same(streams.take([slot]), CONTRACT.initial_state(1))
     assert streams.steps[slot] == 0
     assert streams.last_ts[slot] == NEVER
-    assert streams.alarms[slot] == QUIET
+    assert streams.alarm(slot) == QUIET
     assert streams.last_ts[slots[1]] == 1234

@@ -1,5 +1,6 @@
 """How the memory of a process grows with what it has done."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,15 @@ class Memory:
         self._mb.append(int(fields["VmRSS"].split()[0]) / 1024)
 
     def mb_per_million(self) -> float:
-        """Slope of a straight line through all but the first part."""
+        """Median slope between any two notes of all but the first part (Theil and Sen).
+
+        A buffer that once grows for the fullest moment of the run is one step, which a straight
+        line would take for a slope; what grows all the time is seen all the same.
+        """
         warm = int(len(self._mb) * _WARM)
-        slope, _ = np.polyfit(self._done[warm:], self._mb[warm:], 1)
-        return float(slope) * 1e6
+        notes = list(zip(self._done[warm:], self._mb[warm:], strict=True))
+        slopes = [(mb - had) / (done - at) for (at, had), (done, mb) in combinations(notes, 2)]
+        return float(np.median(slopes)) * 1e6
 
     def row(self) -> Row:
         """For the table."""
