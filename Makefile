@@ -44,7 +44,7 @@ endef
 
 .PHONY: help
 help: ## list the targets
-	@sed -En 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -En 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 .PHONY: demo
 demo: venv ## train, export and run on simulated pumps, one of which fails
@@ -71,6 +71,14 @@ check: venv ## run the linters, the type checker and the import rules
 bench: venv tools ## measure the daemon beside a subscriber that only counts, and its journal
 	@$(bin)/python benchmarks/throughput.py -o benchmarks/results/throughput.json $(ARGS)
 	@$(bin)/python -m benchmarks.durability -o benchmarks/results/durability.json
+
+.PHONY: bench-quick
+bench-quick: venv tools ## try every row of docs/performance.md in some three minutes, and write nothing
+	@$(bin)/python -m benchmarks.performance --quick $(ARGS)
+
+.PHONY: performance
+performance: venv tools ## measure what the gateway costs, and write it into docs/performance.md
+	@$(bin)/python -m benchmarks.performance $(ARGS)
 
 .PHONY: cells
 cells: venv ## measure what each cell costs, and write it into docs/cells.md
