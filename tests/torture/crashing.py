@@ -42,7 +42,7 @@ class Strike:
 
     def on_samples(self, _: object, group: Any, *__: object) -> None:
         """Only where samples are at stake."""
-        if group.admitted:
+        if group.admitted or group.abreast:
             self()
 
 
