@@ -584,9 +584,9 @@ def test_a_file_system_without_a_log_is_said_and_a_file_without_one_gets_it(
     [
         "UPDATE snapshot SET stream = 9 WHERE key = (SELECT max(key) FROM snapshot)",
         "UPDATE snapshot SET key = key + (1 << 33) WHERE key = 1 << 32 | 3",
-        "UPDATE journal SET pipeline = 9 WHERE seq = 11",
-        "UPDATE journal SET pipeline = 2 WHERE seq = 11",
-        "DELETE FROM journal WHERE seq = 11",
+        "UPDATE journal SET pipeline = 9 WHERE seq = (SELECT max(seq) - 1 FROM journal)",
+        "UPDATE journal SET pipeline = 2 WHERE seq = (SELECT max(seq) - 1 FROM journal)",
+        "DELETE FROM journal WHERE seq = (SELECT max(seq) - 1 FROM journal)",
         "UPDATE epoch SET first = first + 1",
         "UPDATE meta SET value = x'00' WHERE key = 'snapshot'",
         "UPDATE outbox SET id = 99 WHERE id = 3",
