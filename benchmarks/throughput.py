@@ -38,8 +38,11 @@ START_MS = 1_700_000_000_000
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 LAST = "plant/last/telemetry"
 
+# The last argument is the port; with another one before, its session outlives the connection.
 COUNTER = """
 import sys, paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 def on_message(client, userdata, message):
     global count
     count += 1
@@ -50,7 +53,9 @@ client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, "counter", protocol=mqtt.
 client.on_message = on_message
 client.on_connect = lambda c, *_: c.subscribe("plant/+/telemetry", qos=1)
 client.on_subscribe = lambda c, *_: c.publish("ready", b"", qos=1)
-client.connect("127.0.0.1", int(sys.argv[1]))
+kept = Properties(PacketTypes.CONNECT)
+kept.SessionExpiryInterval = 3600 * len(sys.argv[2:])
+client.connect("127.0.0.1", int(sys.argv[-1]), clean_start=not sys.argv[2:], properties=kept)
 client.loop_forever()
 """
 
@@ -158,18 +163,19 @@ def _measure(config: BrokerConfig, side: Side, folder: Path, load: Load) -> floa
     watcher = BrokerConfig(url=config.url, client_id="bench-watch")
     with Subscriber(watcher, [side.ready, side.done]) as watch:
         heard = watch.messages(timeout_s=60)
-        with _process(side.command, folder) as process:
-            _await(heard, side.ready, b"stopped", b"offline")
+        with running(side.command, folder) as process:
+            await_topic(heard, side.ready, b"stopped", b"offline")
             before = _cpu_s(process.pid)
             with Publisher(config) as publisher:
-                for topic, payload in _messages(load):
+                for topic, payload in messages_of(load):
                     publisher.publish(topic, payload)
                 publisher.publish(LAST, b"that is all")  # no sample: the daemon reports it
-            _await(heard, side.done)
+            await_topic(heard, side.done)
             return _cpu_s(process.pid) - before
 
 
-def _messages(load: Load) -> Iterator[tuple[str, bytes]]:
+def messages_of(load: Load) -> Iterator[tuple[str, bytes]]:
+    """Topics and payloads of a load."""
     number, messages, streams = load
     rng = np.random.default_rng(number)
     values = rng.standard_normal((64, len(FEATURES))).round(3)
@@ -180,7 +186,12 @@ def _messages(load: Load) -> Iterator[tuple[str, bytes]]:
         yield f"plant/m{i % streams}/telemetry", payload.encode()
 
 
-def _await(heard: Iterator[tuple[str, bytes, bool]], topic: str, *not_these: bytes) -> None:
+def await_topic(heard: Iterator[tuple[str, bytes, bool]], topic: str, *not_these: bytes) -> None:
+    """Waits for a payload on a topic that is none of these.
+
+    Raises:
+        SystemExit: If nothing more is heard.
+    """
     for got, payload, _ in heard:
         if got == topic and payload not in not_these:
             return
@@ -188,7 +199,8 @@ def _await(heard: Iterator[tuple[str, bytes, bool]], topic: str, *not_these: byt
 
 
 @contextmanager
-def _process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is ended after the block."""
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL) as process:
         try:
             yield process

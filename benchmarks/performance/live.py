@@ -19,7 +19,7 @@ from benchmarks.performance.processes import (
     Program,
     place_for,
 )
-from benchmarks.throughput import FEATURES, START_MS, Load, _messages
+from benchmarks.throughput import FEATURES, START_MS, Load, messages_of
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.results import Block
 from edge_runtime.session import Float32
@@ -39,7 +39,7 @@ Messages = Callable[[], Iterable[tuple[str, bytes]]]
 def singles(plan: Plan) -> Iterator[Figures]:
     """Row 1: with the journal, and without."""
     count = plan.size(30_000, 10_000)
-    messages = partial(_messages, Load(0, count, STREAMS))
+    messages = partial(messages_of, Load(0, count, STREAMS))
     programs = {"counter": COUNTING, "memory": DAEMON_WITHOUT_JOURNAL, "daemon": DAEMON}
     figures = alternate(
         {name: partial(_cpu_us, plan, it, messages, count) for name, it in programs.items()},
@@ -67,14 +67,14 @@ def arrays(plan: Plan) -> Iterator[Figures]:
     same("scores", *_array_scores(values[0, :, :8], x[0, :, :8]))
     samples = ticks * SAMPLES * STREAMS
     sides = {
-        "ours": partial(_cpu_us, plan, DAEMON, partial(_array_messages, values), samples),
+        "ours": partial(_cpu_us, plan, DAEMON, partial(_arrays_of, values), samples),
         "beside": partial(_alone_us, x),
     }
     figures = alternate(sides, plan.live_rounds, warm=False)
     yield Figures(figures["ours"], figures["beside"])
 
 
-def _array_messages(values: Float64) -> Iterator[tuple[str, bytes]]:
+def _arrays_of(values: Float64) -> Iterator[tuple[str, bytes]]:
     for tick, rows in enumerate(values):
         for stream in range(rows.shape[1]):
             yield f"plant/m{stream}/telemetry", _array(tick, rows[:, stream])
@@ -121,7 +121,7 @@ def _array_scores(values: Float64, x: Float32) -> tuple[Float32, Float32]:
 def burst(plan: Plan) -> Iterator[Figures]:
     """Row 11: what has queued up at the broker meanwhile."""
     count = plan.size(100_000, 10_000)
-    messages = partial(_messages, Load(0, count, STREAMS))
+    messages = partial(messages_of, Load(0, count, STREAMS))
     sides = {
         "ours": partial(_caught_up_s, plan, DAEMON, messages),
         "beside": partial(_caught_up_s, plan, COUNTING_ALWAYS, messages),

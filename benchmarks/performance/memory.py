@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.performance.measure import Case, Figures, Measure, Plan, alternate
 from benchmarks.performance.models import lstm
 from benchmarks.performance.processes import DAEMON, place_for
-from benchmarks.throughput import Load, _messages
+from benchmarks.throughput import Load, messages_of
 
 STREAMS, MORE = 10_000, 20_000
 RESIDENT_BAR_MB, STREAM_BAR_KB = 110.0, 0.8
@@ -34,7 +34,7 @@ def _resident(plan: Plan, streams: int, messages: int) -> float:
     """Bytes, after the last message."""
     program = DAEMON.having(f"max_streams = {MORE}")
     with place_for(program, plan.folder) as place, place.ready() as pid:
-        place.feed(_messages(Load(0, messages, streams)))
+        place.feed(messages_of(Load(0, messages, streams)))
         place.await_done()
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         resident = next(line for line in lines if line.startswith("VmRSS"))

@@ -11,9 +11,14 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from benchmarks.performance.models import lstm
-from benchmarks.throughput import COUNTER, GATEWAY, LAST, WITHOUT_JOURNAL
-from benchmarks.throughput import _await as await_topic
-from benchmarks.throughput import _process as running
+from benchmarks.throughput import (
+    COUNTER,
+    GATEWAY,
+    LAST,
+    WITHOUT_JOURNAL,
+    await_topic,
+    running,
+)
 from edge_runtime.broker import local_broker
 from edge_runtime.config import BrokerConfig
 from edge_runtime.files import write_text
@@ -21,26 +26,6 @@ from edge_runtime.link import Publisher, Subscriber
 
 QUIET_S = 60.0  # without a word for so long a program has failed
 NOT_READY = b"stopped", b"offline"
-
-_PERSISTENT = """
-import sys, paho.mqtt.client as mqtt
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-def on_message(client, userdata, message):
-    global count
-    count += 1
-    if message.topic == "plant/last/telemetry":
-        client.publish("done", b"", qos=1)
-count = 0
-client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, "counter", protocol=mqtt.MQTTv5)
-client.on_message = on_message
-client.on_connect = lambda c, *_: c.subscribe("plant/+/telemetry", qos=1)
-client.on_subscribe = lambda c, *_: c.publish("ready", b"", qos=1)
-kept = Properties(PacketTypes.CONNECT)
-kept.SessionExpiryInterval = 3600
-client.connect("127.0.0.1", int(sys.argv[1]), clean_start=False, properties=kept)
-client.loop_forever()
-"""
 
 _ECHO = """
 import sys, paho.mqtt.client as mqtt
@@ -79,7 +64,7 @@ _DAEMON_SAYS = "andon/bench/status", "andon/bench/rejected"
 _MAIN = "import sys; from edge_runtime.cli import main; main(sys.argv[1:-1])"
 
 COUNTING = Program([sys.executable, "-c", COUNTER])
-COUNTING_ALWAYS = Program([sys.executable, "-c", _PERSISTENT])
+COUNTING_ALWAYS = Program([sys.executable, "-c", COUNTER, "kept"])
 ECHO = Program([sys.executable, "-c", _ECHO])
 DAEMON = Program([sys.executable, "-c", _MAIN, "run", "gateway.toml"], *_DAEMON_SAYS)
 DAEMON_WITHOUT_JOURNAL = Program(

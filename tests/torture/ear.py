@@ -62,8 +62,9 @@ class Ear:
         self._topics: Counter[bytes] = Counter()
         self._news = threading.Condition()
         self._ready = threading.Event()
-        self._stopped = self._leaving = False
-        self._gone = threading.Event()
+        self._stopped = False
+        self._present, self._gone = threading.Event(), threading.Event()
+        self._present.set()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="ear")
 
@@ -89,12 +90,12 @@ class Ear:
     def away(self) -> Iterator[None]:
         """Hears nothing meanwhile, without a connection."""
         self._gone.clear()
-        self._leaving = True
+        self._present.clear()
         try:
             assert self._gone.wait(10.0), "it never left"
             yield
         finally:
-            self._leaving = False
+            self._present.set()
 
     @property
     def word(self) -> str:
@@ -131,9 +132,9 @@ class Ear:
     def _run(self) -> None:
         hello = connect("ear", version=_VERSION)
         while not self._stopped:
-            if self._leaving:
+            if not self._present.is_set():
                 self._gone.set()
-                time.sleep(_RETRY_S)
+                self._present.wait(_TICK_S)
                 continue
             try:
                 link = Connection(self._port, hello, version=_VERSION)
@@ -156,7 +157,7 @@ class Ear:
     def _listen(self, link: Connection) -> None:
         link.write(subscribe(1, "andon/#", version=_VERSION))
         pinged_at = time.monotonic()
-        while not self._stopped and not self._leaving:
+        while not self._stopped and self._present.is_set():
             packets = link.exchange(_TICK_S)
             if packets:
                 link.write(self._take(packets))
