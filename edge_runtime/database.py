@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -31,13 +31,16 @@ from edge_runtime.errors import (
     StoreUnavailableError,
 )
 from edge_runtime.files import replacing
-from edge_runtime.records import sealed_number
+from edge_runtime.records import opened_number, sealed_number
 
 Synchronous: TypeAlias = Literal["full", "normal"]
 """What a commit waits for: the disk, or the operating system."""
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x416E646E  # "Andn"
+
+TABLES = "meta", "pipeline", "stream", "epoch", "snapshot", "outbox"
+"""What a start needs to be whole, beside the journal."""
 
 _BUSY_MS = 100  # the connection to the broker waits meanwhile
 _WAL_LIMIT = 16 << 20
@@ -187,21 +190,33 @@ class Database:
             return value
         raise StoreDamagedError(f"{self.path}: has no {key}")
 
-    def require_whole(self) -> None:
+    def require_whole(self, tables: Collection[str] = TABLES) -> None:
         """Looks at all that a start needs but the journal, which has checksums and may be large.
 
         Names and keys have none: each stands in a table and in an index, which must agree.
+
+        Args:
+            tables: Those that are needed.
 
         Raises:
             StoreUnavailableError: If it cannot be read now.
             StoreDamagedError: If the file is damaged.
         """
-        for table in ("meta", "pipeline", "stream", "epoch", "snapshot", "outbox"):
+        for table in tables:
             (found,) = self.rows(f"PRAGMA integrity_check({table})")[0]
             if found != "ok":
                 raise StoreDamagedError(f"{self.path}: is damaged: {found}")
+        if "snapshot" in tables:
+            self._require_snapshots()
+
+    def _require_snapshots(self) -> None:
         if self.rows("SELECT 1 FROM snapshot WHERE stream != key & 0xffffffff LIMIT 1"):
             raise StoreDamagedError(f"{self.path}: a snapshot is of another stream than it says")
+        for (row,) in self.rows("SELECT value FROM meta WHERE key = 'snapshots'"):
+            wanted = opened_number(row, f"{self.path}: the number of snapshots")
+            ((count,),) = self.rows("SELECT count(*) FROM snapshot")
+            if count != wanted:
+                raise StoreDamagedError(f"{self.path}: holds {count} snapshots of {wanted}")
 
     def used_bytes(self) -> int:
         """What it holds, without the room that is free inside the file."""

@@ -28,6 +28,12 @@ from edge_runtime.database import (
     remove,
     set_aside,
 )
+from edge_runtime.ends import (
+    Ends,
+    count_snapshots,
+    read_ends,
+    write_ends,
+)
 from edge_runtime.epochs import Epoch, Epochs
 from edge_runtime.errors import (
     StoreDamagedError,
@@ -84,6 +90,11 @@ class _Written(NamedTuple):
     samples: int
     outgoing: bytes
     cleared: list[int]
+
+    @property
+    def rows(self) -> int:
+        """By how many rows the outbox has grown."""
+        return bool(self.outgoing) - len(self.cleared)
 
 
 class Journal:
@@ -257,6 +268,8 @@ class Journal:
                 if self._epochs.is_over(now_ns):
                     epoch = self._epochs.begin(sql, written.seq + 1, now_ns, self._settings())
                 dropped = self._epochs.finish(sql)
+                count_snapshots(sql)
+            write_ends(sql, Ends(written.seq, self._outbox.stored + written.rows))
             idle = group.empty
             self._epochs.trim(sql, TRIM_IDLE_ROWS if idle else TRIM_ROWS, written.size)
         self._note(group, written)
@@ -380,6 +393,7 @@ class Journal:
                     self._cold[lineage] = one
                 found.append(self._cold.get(lineage, one)._replace(number=one.number))
             forget_retired(sql, [pipeline.number for pipeline in found])
+            count_snapshots(sql)
         self._numbers = [Numbers(pipeline.number) for pipeline in found]
         return found
 
@@ -416,14 +430,18 @@ class Journal:
         if not (changed or evicted or self._since or retired or self._outbox.rescued):
             return
         epoch = None
+        rescued = self._outbox.rescued
         with database.transaction() as sql:
-            if self._outbox.rescued:
+            if rescued:
                 self._outbox.write_again(sql)
+                write_ends(sql, Ends(self._seq, self._outbox.rows))
             if before:
                 self._write_snapshots(sql, self._seq, retired)
+                count_snapshots(sql)
             if changed:
                 epoch = self._epochs.begin(sql, self._seq + 1, self._clock(), self._settings())
-        self._outbox.saved()
+        if rescued:
+            self._outbox.renewed()
         self._note_snapshots(epoch)
 
     def _open_again(self) -> None:
@@ -450,12 +468,12 @@ class Journal:
 
     def _take_back(self, database: Database) -> None:
         """A commit that was reported as failed may be there all the same; it is made once more."""
-        query = "SELECT (SELECT max(seq) FROM journal), (SELECT max(id) FROM outbox)"
-        ((seq, row),) = database.rows(query)
-        if (seq or 0) > self._seq or (row or 0) > self._outbox.last:
+        if read_ends(database) != Ends(self._seq, self._outbox.stored):
             with database.transaction() as sql:
                 sql.execute("DELETE FROM journal WHERE seq > ?", (self._seq,))
-                sql.execute("DELETE FROM outbox WHERE id > ?", (self._outbox.last,))
+                self._outbox.take_back(sql)
+                write_ends(sql, Ends(self._seq, self._outbox.rows))
+            self._outbox.renewed()
         if not self._epochs.are_in(database):
             self._epochs.load(database)
 
@@ -499,7 +517,9 @@ class Journal:
             outgoing = self._outbox.write(sql, group.publications)
             self._append_flags(sql, group, self._seq)
             self._write_snapshots(sql, self._seq)
-        self._outbox.cleared(range(self._outbox.done))
+            count_snapshots(sql)
+            write_ends(sql, Ends(self._seq, self._outbox.rows + bool(outgoing)))
+        self._outbox.renewed()
         self._outbox.added(outgoing, group.publications)
         self._note_snapshots(None)
         self._written_at = time.monotonic()

@@ -109,7 +109,10 @@ def find_pipeline(
 
 
 def forget_retired(sql: sqlite3.Connection, active: Sequence[int]) -> None:
-    """Of the pipelines that are not configured any more only the most recent keep their state."""
+    """Of the pipelines that are not configured any more only the most recent keep their state.
+
+    Of a row of the journal its number stays, as a missing one is damage; no pipeline has number 0.
+    """
     retired = [
         number
         for (number,) in sql.execute("SELECT id FROM pipeline ORDER BY used_ns DESC")
@@ -120,7 +123,7 @@ def forget_retired(sql: sqlite3.Connection, active: Sequence[int]) -> None:
         for statement in (
             f"DELETE FROM snapshot WHERE stream {streams}",  # noqa: S608 - ours
             f"DELETE FROM flag WHERE stream {streams}",  # noqa: S608
-            "DELETE FROM journal WHERE pipeline = ?",
+            "UPDATE journal SET pipeline = 0, data = x'' WHERE pipeline = ?",
             "DELETE FROM stream WHERE pipeline = ?",
             "DELETE FROM pipeline WHERE id = ?",
         ):

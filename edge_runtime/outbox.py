@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from edge_runtime.database import Database
+from edge_runtime.ends import read_ends
 from edge_runtime.errors import StoreDamagedError, StoreError
 from edge_runtime.records import decode_outgoing, encode_outgoing
 from edge_runtime.store import Publication
@@ -24,6 +25,7 @@ class Outbox:
         self._waiting: deque[tuple[Publication, int]] = deque()
         self._done: list[int] = []
         self._last = 0
+        self._stored = 0
         self._rescued = False
 
     def __len__(self) -> int:
@@ -39,15 +41,31 @@ class Outbox:
         """Number of the newest row that there has been."""
         return self._last
 
+    @property
+    def rows(self) -> int:
+        """How many rows are not done."""
+        return len(self._rows)
+
+    @property
+    def stored(self) -> int:
+        """How many rows the database holds, also those that can go."""
+        return self._stored
+
     def load(self, database: Database) -> None:
         """Takes what a run before this one has left in the database.
 
         Raises:
-            StoreDamagedError: If a row is not what was written.
+            StoreDamagedError: If a row is missing, or is not what was written.
         """
-        for row, data in database.rows("SELECT id, data FROM outbox ORDER BY id"):
+        ends, rows = read_ends(database), database.rows("SELECT id, data FROM outbox ORDER BY id")
+        if ends is not None and len(rows) != ends.outbox:
+            raise StoreDamagedError(
+                f"{database.path}: the outbox holds {len(rows)} rows of {ends.outbox}"
+            )
+        for row, data in rows:
             if row not in self._rows:
                 self._add(row, data, [Publication(*m) for m in decode_outgoing(row, data)])
+        self._stored = len(rows)
 
     def rescue(self, database: Database) -> None:
         """Takes what can still be read from a damaged database; a fresh one does not have it."""
@@ -60,12 +78,8 @@ class Outbox:
 
     @property
     def rescued(self) -> bool:
-        """Whether rows were, and no database has them; `saved` must follow `write_again`."""
+        """Whether rows were, and no database has them."""
         return self._rescued
-
-    def saved(self) -> None:
-        """The rows that were written again are committed."""
-        self._rescued = False
 
     def write(self, sql: sqlite3.Connection, publications: Sequence[Publication]) -> bytes:
         """Writes a row, inside a transaction; `added` must follow when it is committed."""
@@ -78,10 +92,11 @@ class Outbox:
     def added(self, data: bytes, publications: Sequence[Publication]) -> None:
         """The row is safe: its publications may go out."""
         if data:
+            self._stored += 1
             self._add(self._last + 1, data, publications)
 
     def write_again(self, sql: sqlite3.Connection) -> None:
-        """Writes every row into a fresh database, inside a transaction."""
+        """Writes every row into a fresh database, inside a transaction; `renewed` must follow."""
         sql.executemany("INSERT INTO outbox VALUES (?, ?)", self._rows.items())
 
     def clear(self, sql: sqlite3.Connection) -> list[int]:
@@ -93,6 +108,21 @@ class Outbox:
     def cleared(self, rows: Sequence[int]) -> None:
         """These rows are gone from the database."""
         del self._done[: len(rows)]
+        self._stored -= len(rows)
+
+    def take_back(self, sql: sqlite3.Connection) -> None:
+        """Deletes what is not to be there, inside a transaction; `renewed` must follow.
+
+        After a commit that was reported as failed and may be there all the same.
+        """
+        sql.execute("DELETE FROM outbox WHERE id > ?", (self._last,))
+        self.clear(sql)
+
+    def renewed(self) -> None:
+        """The database holds the rows that are not done, and no others."""
+        self._done.clear()
+        self._stored = len(self._rows)
+        self._rescued = False
 
     def take(self) -> Iterator[tuple[Publication, int]]:
         """Gives each publication once, with the number of its row."""

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from edge_runtime.database import Database, read_database
+from edge_runtime.ends import read_ends
 from edge_runtime.epochs import Epoch, trimmed_epoch
 from edge_runtime.errors import StoreDamagedError, StoreError
 from edge_runtime.lineage import Lineage, session_of, settings_of
@@ -107,6 +108,11 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._database: Database = read_database(path)
+        try:
+            self._database.require_whole(("meta", "pipeline", "stream", "epoch"))
+        except BaseException:
+            self._database.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -235,6 +241,7 @@ class Recorder:
         Raises:
             StoreError: If the database is damaged or cannot be read.
         """
+        self._database.require_whole(("snapshot",))
         names = recorded.streams
         if wanted.streams is not None:
             names = {n: name for n, name in names.items() if name in wanted.streams}
@@ -271,8 +278,8 @@ class Recorder:
 
     def _stretches(self, recorded: Recorded) -> list[_Stretch]:
         """The epochs that know the pipeline."""
-        epochs = self._epochs()
-        ends = [*(epoch.first - 1 for epoch in epochs[1:]), NO_END]
+        epochs, end = self._epochs(), read_ends(self._database)
+        ends = [*(epoch.first - 1 for epoch in epochs[1:]), end.journal if end else NO_END]
         return [
             _Stretch(epoch.id, epoch.first, end, settings)
             for epoch, end in zip(epochs, ends, strict=False)

@@ -22,6 +22,9 @@ NO_END = 2**63 - 1
 
 _STREAM_BITS = 32
 
+OF_A_PIPELINE = "(pipeline IN (SELECT id FROM pipeline) OR pipeline = 0 AND data = x'')"
+"""SQL: a row of the journal is of a pipeline, or of one that is forgotten and has left it empty."""
+
 
 class Part(NamedTuple):
     """A part of the journal.
@@ -130,13 +133,12 @@ def run_journal(
         The samples and what the pipeline decided, group by group.
 
     Raises:
-        StoreDamagedError: If a row is not what was written.
+        StoreDamagedError: If a row is missing, or is not what was written.
     """
-    query = "SELECT seq, data FROM journal WHERE seq > ? AND seq <= ? AND pipeline = ? ORDER BY seq"
     rows: list[Admitted] = []
     waiting = 0
-    for seq, data in database.each(query, part.after, part.until, part.pipeline):
-        row = decode_admitted(Place(seq, part.pipeline), data)
+    for place, data in _rows_of(database, part):
+        row = decode_admitted(place, data)
         if row.evicted:
             yield from _run(rows, pipeline, names, part)
             rows, waiting = [], 0
@@ -149,6 +151,25 @@ def run_journal(
             yield from _run(rows, pipeline, names, part)
             rows, waiting = [], 0
     yield from _run(rows, pipeline, names, part)
+
+
+def _rows_of(database: Database, part: Part) -> Iterator[tuple[Place, bytes]]:
+    """The pipeline's rows, of a part that has all of its rows, whichever pipeline's they are."""
+    query = (
+        "SELECT seq, CASE WHEN pipeline = ?1 THEN data END FROM journal "  # noqa: S608 - ours
+        f"WHERE seq > ?2 AND seq <= ?3 AND {OF_A_PIPELINE} ORDER BY seq"
+    )
+    last, missing = part.after, f"{database.path}: rows of the journal are missing"
+    for seq, data in database.each(query, part.pipeline, part.after, part.until):
+        if seq != last + 1:
+            raise StoreDamagedError(
+                f"{database.path}: rows of the journal are missing before {seq}"
+            )
+        last = seq
+        if data is not None:
+            yield Place(seq, part.pipeline), data
+    if last < part.until < NO_END:
+        raise StoreDamagedError(f"{missing} after {last}")
 
 
 def _run(

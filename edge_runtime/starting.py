@@ -10,10 +10,18 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from edge_runtime.database import Database
+from edge_runtime.ends import read_ends
 from edge_runtime.errors import ModelError, StoreDamagedError
 from edge_runtime.lineage import session_of
 from edge_runtime.pipeline import Pipeline
-from edge_runtime.recovery import Part, load_snapshots, names_of, run_journal, snapshot_row
+from edge_runtime.recovery import (
+    OF_A_PIPELINE,
+    Part,
+    load_snapshots,
+    names_of,
+    run_journal,
+    snapshot_row,
+)
 from edge_runtime.settings import Settings
 from edge_runtime.streams import Streams
 from edge_runtime.tracks import Numbers, Track
@@ -54,15 +62,16 @@ def last_row(database: Database) -> int:
     Raises:
         StoreDamagedError: If rows that a start needs are missing.
     """
-    snapshot = snapshot_row(database)
-    query = (
-        "SELECT coalesce(max(seq), 0), count(*) FROM journal "
-        "WHERE seq > ? AND pipeline IN (SELECT id FROM pipeline)"
-    )
-    ((last, count),) = database.rows(query, snapshot)
-    if max(snapshot, last) - snapshot != count:
-        raise StoreDamagedError(f"{database.path}: rows of the journal are missing")
-    return max(snapshot, int(last))
+    ends, last = read_ends(database), snapshot_row(database)
+    missing = f"{database.path}: rows of the journal are missing after "
+    query = f"SELECT seq FROM journal WHERE seq > ? AND {OF_A_PIPELINE} ORDER BY seq"  # noqa: S608
+    for (seq,) in database.each(query, last):
+        if seq != last + 1:
+            raise StoreDamagedError(f"{missing}{last}")
+        last = seq
+    if ends is not None and last != ends.journal:
+        raise StoreDamagedError(f"{missing}{last}, it had {ends.journal}")
+    return last
 
 
 def recover(

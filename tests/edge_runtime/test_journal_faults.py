@@ -440,46 +440,6 @@ def test_an_epoch_that_had_to_go_while_it_lasted_makes_way_for_another(
     assert Site(path, [sessions["gru"]]).open().states() == states
 
 
-def test_a_flipped_bit_is_noticed_or_does_not_matter(
-    tmp_path: Path, sessions: dict[str, Session], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Of the tables and of the names, numbers and keys in them: never other states in silence."""
-    caplog.set_level("CRITICAL")
-    site = Site(tmp_path / "a.db", [sessions["gru"]]).open()
-    for number, some in enumerate(story(1)[:12]):
-        site.take({0: some})
-        if number in (4, 7):
-            site.journal._epochs._bytes = 10**9 * (number == 7)
-            site.snapshot()
-    states, sent = site.states(), waiting(site.journal)
-    site.journal._open_database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    content = (tmp_path / "a.db").read_bytes()
-    with sqlite3.connect(tmp_path / "a.db") as sql:
-        pages = {
-            p for (p,) in sql.execute("SELECT rootpage FROM sqlite_schema WHERE name != 'model'")
-        }
-    sql.close()
-    site.kill()
-    used = [at for at, byte in enumerate(content) if byte and at // 4096 + 1 in {1, *pages}]
-    rng, noticed = np.random.default_rng(7), 0
-    for number in range(150):
-        changed = bytearray(content)
-        changed[rng.choice(used)] ^= 1 << rng.integers(8)
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "a.db").write_bytes(changed)
-        again = Site(folder / "a.db", [sessions["gru"]]).open()
-        if again.journal.starts[0].lost:
-            assert again.states() == {}
-            assert [p.read_bytes() for p in folder.glob("a.db.damaged-*")] == [changed]
-            noticed += 1
-        else:
-            assert again.states() == states
-            assert waiting(again.journal) == sent
-        again.kill()
-    assert 40 < noticed < 110
-
-
 def ids_of(path: Path, stream: str) -> list[str]:
     with sqlite3.connect(path) as sql:
         query = "SELECT flag.id FROM flag JOIN stream ON stream.id = flag.stream WHERE name = ?"

@@ -20,8 +20,7 @@ from conftest import SHIPPED, Broker
 from torture.ear import Ear
 from torture.figures import FULL, Figures
 from torture.story import WILD, both_kinds
-from torture.tape import Message
-from torture.works import PATIENCE_S, MakeWorks, Works
+from torture.works import PATIENCE_S, MakeWorks
 
 KILLS = 30 if FULL else 4
 MOST_A_SECOND = 800.0
@@ -57,7 +56,9 @@ def test_a_broker_that_is_killed_all_the_time(
         await_saved(broker, b"ear")
         messages = both_kinds(2, 6 * KILLS + 20, **WILD)
         daemon = works.start(seam="never")
-        rate = pace(works, ear, islice(messages, MEASURED))
+        # What still waits in the broker is saved as well, with each change, so one that does not
+        # keep up is ever slower.
+        rate = min(MOST_A_SECOND, works.pace(ear, islice(messages, MEASURED)) / 3)
         machines = works.machines(messages, rate=rate, memory=MEMORY)
         for number in range(KILLS):
             goes_on(ear)
@@ -95,18 +96,6 @@ def test_a_broker_that_is_killed_all_the_time(
             "scores said again": counts.repeated_scores,
         },
     )
-
-
-def pace(works: Works, ear: Ear, messages: Iterator[Message]) -> float:
-    """Messages a second that this machine bears for long, when the broker saves each change.
-
-    What still waits in the broker is saved as well, each time, so one that does not keep up is ever
-    slower.
-    """
-    began = time.monotonic()
-    works.machines(messages).finish(PATIENCE_S)
-    works.hear_all(ear)
-    return min(MOST_A_SECOND, MEASURED / (time.monotonic() - began) / 3)
 
 
 def await_saved(broker: Broker, client_id: bytes) -> None:

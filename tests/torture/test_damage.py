@@ -29,7 +29,7 @@ from torture.story import WILD, both_kinds
 from torture.tape import Message
 from torture.works import PATIENCE_S, MakeWorks, Works
 
-DAMAGES = 500 if FULL else 50
+DAMAGES = 3000 if FULL else 50
 
 
 def flip(data: bytearray, chance: random.Random) -> None:

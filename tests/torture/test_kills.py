@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 from conftest import Broker
 from torture.crashing import FEW, SEAMS
@@ -15,8 +16,9 @@ from torture.works import MakeWorks, Works
 
 KILLS = 200 if FULL else len(SEAMS) + 4
 AT_SEAMS = 120 if FULL else len(SEAMS)
-# In short slow enough for the messages to last longer than the test may, on any machine.
-RATE = 1500.0 if FULL else 400.0
+# In short slow enough for the messages to last longer than the test may.
+MOST_A_SECOND = 1500.0 if FULL else 400.0
+MEASURED = 1000  # messages by which the pace is found
 LONGEST_S = 900 if FULL else 300
 AT_A_SEAM_S = 60.0
 
@@ -27,11 +29,13 @@ def test_a_daemon_that_is_killed_all_the_time(
     """Nothing is lost, nothing is twice, and what is said again was said before."""
     works = make_works(broker)
     reference = works.configure(state="keep_h = 0.001")  # some seconds
-    parts = int(LONGEST_S * RATE / 800)
+    messages = both_kinds(1, int(LONGEST_S * MOST_A_SECOND / 800), **WILD)
     began = time.monotonic()
     with Ear(broker.port) as ear:
-        works.introduce(ear)
-        machines = works.machines(both_kinds(1, parts, **WILD), rate=RATE)
+        # The broker keeps what comes while the daemon starts, which must not become ever more.
+        with works.daemon(ear, seam="never"):
+            rate = min(MOST_A_SECOND, works.pace(ear, islice(messages, MEASURED)) / 2)
+        machines = works.machines(messages, rate=rate)
         struck = Counter(kill(works, ear, seam) for seam in schedule())
         assert machines.busy, "the machines had nothing left to send"
         machines.stop()
@@ -48,6 +52,7 @@ def test_a_daemon_that_is_killed_all_the_time(
         {
             "kills": works.kills,
             "seconds": time.monotonic() - began,
+            "messages a second": rate,
             "messages": reference.messages,
             "scores": counts.scores,
             "flags": counts.flags,

@@ -11,7 +11,9 @@ from torture.figures import FULL, Figures
 from torture.story import WILD, both_kinds
 from torture.works import PATIENCE_S, MakeWorks, Works
 
-KEEPALIVE_S = 2
+KEEPALIVE_S = 4 if FULL else 2
+# What the broker and the test take themselves; in full that is in the promised time.
+LAG_S = 0.0 if FULL else 0.5
 # In short slow enough for the messages to last on any machine.
 RATE = 800.0 if FULL else 300.0
 BLACK_HOLES = {"half open": (True, True), "mute": (True, False), "deaf": (False, True)}
@@ -42,7 +44,7 @@ def test_a_bad_network(broker: Broker, make_works: MakeWorks, figures: Figures) 
         counts = works.assert_as_replayed(ear, reference)
     assert counts.flags > 20
     assert connections > len(faults) / 2
-    assert max(noticed) < 1.5 * KEEPALIVE_S + 0.5  # what the broker and this test take
+    assert max(noticed) < 1.5 * KEEPALIVE_S + LAG_S
     figures.note(
         "bad network",
         {

@@ -217,6 +217,18 @@ class Works:
         self._machines.append(machines)
         return machines
 
+    def pace(self, ear: Ear, messages: Iterable[Message]) -> float:
+        """How many of these messages pass in a second, as fast as this machine goes.
+
+        Args:
+            ear: Which listens to a daemon that runs.
+            messages: Some hundred of those that the test sends, and before the others.
+        """
+        began, some = time.monotonic(), list(messages)
+        self.machines(some).finish(PATIENCE_S)
+        self.hear_all(ear)
+        return len(some) / (time.monotonic() - began)
+
     def hear_all(self, ear: Ear, timeout_s: float = PATIENCE_S) -> Message:
         """Sends a last message and waits until its score is heard: all before it has gone out.
 
