@@ -6,11 +6,11 @@ all of them are ``true`` or ``false`` (1 and 0).
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,42 @@ class Numbers(NamedTuple):
     odd: int = 0
     first_row: int = 0
     first_text: str = ""
+
+
+class Texts(Sequence[str]):
+    """Cells of a column that mostly repeat themselves.
+
+    Args:
+        distinct: The different texts, in the order in which they first appear.
+        codes: ``[row]``, which of them the cell is.
+    """
+
+    def __init__(self, distinct: list[str], codes: NDArray[np.intp]) -> None:
+        self.distinct = distinct
+        self.codes = codes
+
+    @classmethod
+    def of(cls, cells: Sequence[str]) -> "Texts":
+        """The same for cells that are given one by one."""
+        if isinstance(cells, cls):
+            return cells
+        places = {text: place for place, text in enumerate(dict.fromkeys(cells))}
+        return cls(list(places), np.fromiter(map(places.__getitem__, cells), np.intp, len(cells)))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> "Texts": ...
+    def __getitem__(self, row: int | slice) -> "str | Texts":
+        if isinstance(row, slice):
+            return Texts(self.distinct, self.codes[row])
+        return self.distinct[int(self.codes[row])]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.distinct.__getitem__, self.codes.tolist())
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from edge_runtime.columns import (
     MISSING,
     Column,
     Layout,
+    Numbers,
     NumbersBuilder,
     Table,
     check_header,
@@ -28,6 +29,7 @@ from edge_runtime.columns import (
     listed,
     text_numbers,
 )
+from edge_runtime.csv_arrow import Wanted, read_plain
 from edge_runtime.errors import RecordedFileError
 from edge_runtime.times import CALENDAR, parse_times
 
@@ -63,10 +65,16 @@ def read_csv(path: Path, layout: Layout, note: Callable[[str], None]) -> Table:
         reader = _reader(file, delimiter)
         try:
             names = _header(path, reader)
+            header_line = reader.line_num
             for columns, their_lines in _chunks(path, reader, len(names)):
                 if comma is None:
                     comma = _has_decimal_comma(columns)
-                builders = builders or list(map(_ColumnBuilder, names, columns, repeat(layout)))
+                if not builders:
+                    builders = list(map(_ColumnBuilder, names, columns, repeat(layout)))
+                    if encoding == "utf-8-sig" and len(their_lines) == CHUNK_ROWS:
+                        table = _plain_table(path, delimiter, header_line, builders, columns)
+                        if table is not None:
+                            return table
                 for builder, cells in zip(builders, columns, strict=True):
                     builder.add(cells, comma or False)
                 lines.append(their_lines)
@@ -76,6 +84,40 @@ def read_csv(path: Path, layout: Layout, note: Callable[[str], None]) -> Table:
         raise RecordedFileError(f"{path}: wanted rows below the header, got none")
     columns_read = tuple(builder.column(comma or False) for builder in builders)
     return Table(path, columns_read, np.concatenate(lines), "line")
+
+
+def _plain_table(
+    path: Path,
+    delimiter: str,
+    header_line: int,
+    builders: Sequence["_ColumnBuilder"],
+    columns: Sequence[Sequence[str]],
+) -> Table | None:
+    """The whole file at once, if it is so plain that this makes no difference.
+
+    Args:
+        path: The file.
+        delimiter: Between its cells.
+        header_line: Number of the line with the names.
+        builders: Of all columns, empty so far.
+        columns: The first rows.
+    """
+    wanted = [
+        Wanted(builder.name, builder.as_text or _is_text(cells))
+        for builder, cells in zip(builders, columns, strict=True)
+    ]
+    found = read_plain(path, delimiter, header_line, wanted)
+    if found is None:
+        return None
+    read = [builder.of(cells) for builder, cells in zip(builders, found, strict=True)]
+    lines = np.arange(header_line + 1, header_line + 1 + len(found[0]))
+    return Table(path, tuple(read), lines, "line")
+
+
+def _is_text(cells: Sequence[str]) -> bool:
+    """Whether a column holds something else than numbers."""
+    numbers = text_numbers(cells, comma=False)
+    return bool(numbers.odd) or (numbers.values is None and numbers.reason != "empty")
 
 
 def _encoding(path: Path, note: Callable[[str], None]) -> str:
@@ -195,19 +237,34 @@ class _ColumnBuilder:
 
     def __init__(self, name: str, cells: Sequence[str], layout: Layout) -> None:
         first = next((cell for cell in cells if cell.strip().lower() not in MISSING), "")
-        self._name = name
-        self._texts: list[str] | None = [] if keeps_text(name, first, layout) else None
+        self.name = name
+        self.as_text = keeps_text(name, first, layout)
+        self._texts: list[str] = []
         self._numbers = NumbersBuilder()
         self._ignored = name in layout.ignore
 
     def add(self, cells: Sequence[str], comma: bool) -> None:
-        if self._texts is not None:
+        if self.as_text:
             self._texts.extend(cells)
         elif not self._ignored:
             self._numbers.add(cells, comma)
 
     def column(self, comma: bool) -> Column:
-        numbers = self._numbers.finish
-        if self._texts is not None:
+        numbers: Callable[[], Numbers] = self._numbers.finish
+        if self.as_text:
             numbers = partial(text_numbers, self._texts, comma)
-        return Column(self._name, numbers, self._texts, unnamed=is_unnamed(self._name))
+        texts = self._texts if self.as_text else None
+        return Column(self.name, numbers, texts, unnamed=is_unnamed(self.name))
+
+    def of(self, cells: NDArray[np.float64] | list[str]) -> Column:
+        """The column that these are all cells of."""
+        if isinstance(cells, np.ndarray):
+            numbers = partial(_as_numbers, cells)
+        else:
+            numbers = partial(text_numbers, cells, comma=False)
+        texts = cells if self.as_text and isinstance(cells, list) else None
+        return Column(self.name, numbers, texts, unnamed=is_unnamed(self.name))
+
+
+def _as_numbers(values: NDArray[np.float64]) -> Numbers:
+    return Numbers(None, "empty") if np.isnan(values).all() else Numbers(values)

@@ -1,6 +1,6 @@
 """Parquet, through pyarrow, which is only loaded when there is such a file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from edge_runtime.columns import (
     Layout,
     Numbers,
     Table,
+    Texts,
     check_header,
     is_unnamed,
     keeps_text,
@@ -67,12 +68,13 @@ def _arrow_column(name: str, column: Any, layout: Layout) -> Column:  # noqa: AN
         column = column.cast(column.type.value_type)
     kind = str(column.type)
     numbers: Callable[[], Numbers] = partial(Numbers, None, kind)
-    times = texts = None
+    times: Times | None = None
+    texts: Sequence[str] | None = None
     is_number = kind.startswith(ARROW_NUMBERS)
     if kind in ARROW_TEXTS or is_number:
         first = str(*column.drop_null().slice(0, 1).to_pylist())
         if kind in ARROW_TEXTS or keeps_text(name, first, layout):
-            texts = column.cast("string").fill_null("").to_pylist()
+            texts = _arrow_texts(column)
     elif kind.startswith(ARROW_TIMES):
         times = _arrow_times(column)
     if is_number:
@@ -82,9 +84,17 @@ def _arrow_column(name: str, column: Any, layout: Layout) -> Column:  # noqa: AN
     return Column(name, numbers, texts, times, is_unnamed(name))
 
 
+def _arrow_texts(column: Any) -> Texts:  # noqa: ANN401 - an extra's type
+    coded = column.cast("string").fill_null("").combine_chunks().dictionary_encode()
+    return Texts(coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.intp))
+
+
 def _arrow_numbers(column: Any) -> Numbers:  # noqa: ANN401 - an extra's type
-    values = np.array(column.to_numpy(), np.float64)
-    values[~np.isfinite(values)] = np.nan
+    values = column.to_numpy().astype(np.float64, copy=False)
+    finite = np.isfinite(values)
+    if finite.all():
+        return Numbers(values)
+    values = np.where(finite, values, np.nan)
     return Numbers(None, "empty") if np.isnan(values).all() else Numbers(values)
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.abreast import Lane
+from edge_runtime.abreast import LEAST_BLOCKS, MAX_CALL_ROWS, Lane
 from edge_runtime.admission import Admission, Run
 from edge_runtime.alarm import advance
 from edge_runtime.contract import Contract
@@ -48,8 +48,6 @@ from edge_runtime.settings import Settings
 from edge_runtime.streams import Streams
 
 __all__ = ["MAX_CALL_ROWS", "Pipeline", "Settings"]
-
-MAX_CALL_ROWS = 1 << 16  # bounds the memory of one model call
 
 
 class _Piece(NamedTuple):
@@ -100,14 +98,17 @@ class Pipeline:
                 less.
 
         Returns:
-            Scores, flags, refusals and resets. Streams stand in order of first arrival, those that
-            were scored side by side apart.
+            Scores, flags, refusals and resets. Streams stand in order of first arrival, single
+            samples that were scored side by side apart.
         """
         result = Result([], [], [], [])
         if now_ns is not None and self._first_now is None:
             self._first_now = now_ns
         if abreast:
             blocks = [*self._process_abreast(abreast, now_ns, result), *blocks]
+        arrived: Sequence[Block] = ()
+        if self._lane is not None and len(blocks) >= LEAST_BLOCKS:
+            blocks, arrived = self._lane.process_blocks(blocks, now_ns, result), blocks
         waiting: dict[int, list[Run]] = {}
         for block in blocks:
             slot, runs = self._admission.admit(block, now_ns, result)
@@ -120,6 +121,8 @@ class Pipeline:
         for slot, pieces in self._score(waiting, result).items():
             if pieces:  # else its samples are all held
                 self._decide(slot, pieces, result)
+        if 0 < len(blocks) < len(arrived):
+            _put_in_order(result, arrived)
         return result
 
     def _process_abreast(
@@ -389,6 +392,16 @@ class Pipeline:
         if name is None:
             raise AssertionError(f"slot {slot} is free")
         return name
+
+
+def _put_in_order(result: Result, arrived: Sequence[Block]) -> None:
+    """As if all blocks had gone the same way."""
+    place: dict[str, int] = {}
+    for number, block in enumerate(arrived):
+        place.setdefault(block.stream, number)
+    result.admitted.sort(key=lambda block: place[block.stream])
+    result.scored.sort(key=lambda scored: place[scored.stream])
+    result.flags.sort(key=lambda flag: place.get(flag.stream, -1))  # -1: not in a block
 
 
 def _cautiously(run: Run) -> list[Run]:

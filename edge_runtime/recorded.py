@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from edge_runtime.columns import (
     Column,
     Layout,
     Table,
+    Texts,
     did_you_mean,
     is_time_name,
     listed,
@@ -224,7 +226,8 @@ def _split(
             note(f"time column {time[0].name!r}: small numbers, read as seconds since the start")
         if layout.period_ms is not None:
             note(f"has the time column {time[0].name!r}, so the period given is not used")
-    groups = {name: np.flatnonzero(row_kept)}
+    whole = row_kept.all() and layout.stream_column is None
+    groups: dict[str, Any] = {name: slice(None) if whole else np.flatnonzero(row_kept)}
     if layout.stream_column is not None:
         groups = _groups(table, layout.stream_column, row_kept, note)
     taken = {layout.stream_column, None if time is None else time[0].name}
@@ -238,20 +241,21 @@ def _groups(
     table: "Table", name: str, row_kept: NDArray[np.bool_], note: Callable[[str], None]
 ) -> dict[str, NDArray[np.intp]]:
     """Rows by the value of the stream column, both in the order of the file."""
-    codes: dict[str, int] = {"": 0}
+    numbers: dict[str, int] = {"": 0}
     cells = table.require(name).texts
     if cells is None:
         raise RecordedFileError(f"{table.path}: column {name!r} holds nothing that names a stream")
-    texts = [cell.strip() for cell in cells]
-    code = np.fromiter((codes.setdefault(text, len(codes)) for text in texts), np.intp, len(texts))
+    texts = Texts.of(cells)
+    of_text = [numbers.setdefault(text.strip(), len(numbers)) for text in texts.distinct]
+    code = np.array(of_text, np.min_scalar_type(len(numbers)))[texts.codes]  # small ones sort fast
     _note_rows(table, row_kept & (code == 0), f"without a stream in {name!r}", note)
     kept = np.flatnonzero(row_kept & (code > 0))
     if not kept.size:
         raise RecordedFileError(f"{table.path}: wanted streams in column {name!r}, got empty cells")
     ordered = kept[np.argsort(code[kept], kind="stable")]
-    ends = np.cumsum(np.bincount(code[kept], minlength=len(codes)))
+    ends = np.cumsum(np.bincount(code[kept], minlength=len(numbers)))
     split = np.split(ordered, ends[:-1])
-    return {stream: split[i] for stream, i in codes.items() if split[i].size}
+    return {stream: split[i] for stream, i in numbers.items() if split[i].size}
 
 
 def _note_rows(
@@ -307,13 +311,16 @@ def _join(
     columns = tuple(dict.fromkeys(column for part in parts for column in part.columns))
     blocks = []
     for part in ordered:
+        if part.columns == columns:
+            blocks.append(part.values)
+            continue
         block = np.full((len(part.values), len(columns)), np.nan)
         block[:, [columns.index(column) for column in part.columns]] = part.values
         blocks.append(block)
         absent = [column for column in columns if column not in part.columns]
         if absent:
             notices.add(part.path, f"no column {listed(absent)}, missing here in its streams")
-    values = np.concatenate(blocks)
+    values = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     if timed:
         ts = np.concatenate([ts for ts, _ in timed])
     else:

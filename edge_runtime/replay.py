@@ -73,7 +73,9 @@ def readings_of(
         index = [stream.columns.index(name) for name in contract.feature_names]
         marks = None if label is None else np.nan_to_num(stream.column(label)) != 0
         counts = None if seq is None else _counts(stream, seq)
-        readings.append(Readings(stream.name, stream.ts, stream.values[:, index], marks, counts))
+        in_order = index == list(range(len(stream.columns)))
+        values = stream.values if in_order else stream.values[:, index]
+        readings.append(Readings(stream.name, stream.ts, values, marks, counts))
     if ignored:
         on_notice(f"ignored, not in the model: {', '.join(ignored)}")
     return readings
@@ -135,6 +137,11 @@ def replay(
 
 def _complete(stream: Readings, window: slice, contract: Contract) -> tuple[Block, list[Rejected]]:
     ts, values = stream.ts[window], stream.values[window]
+    seq = None if stream.seq is None else stream.seq[window]
+    # A cell that is missing is neither.
+    if len(ts) and values.min() > -FLOAT32_OVERFLOW and values.max() < FLOAT32_OVERFLOW:
+        counts = None if seq is None else counted(seq)
+        return Block(stream.stream, ts, values.astype(np.float32), counts), []
     missing = np.isnan(values)
     beyond = np.abs(values) >= FLOAT32_OVERFLOW
     beyond[missing.any(axis=1)] = False  # a row is refused once
@@ -148,6 +155,6 @@ def _complete(stream: Readings, window: slice, contract: Contract) -> tuple[Bloc
             detail = f"wanted a float32 for {name!r}, {got}"
             samples = int(cells.any(axis=1).sum())
             rejected.append(Rejected(stream.stream, cause, samples, detail))
-    seq = None if stream.seq is None else counted(stream.seq[window][usable])
-    block = Block(stream.stream, ts[usable], values[usable].astype(np.float32), seq)
+    counts = None if seq is None else counted(seq[usable])
+    block = Block(stream.stream, ts[usable], values[usable].astype(np.float32), counts)
     return block, rejected

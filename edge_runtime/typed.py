@@ -10,6 +10,7 @@ where both take a payload they read the same.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -55,7 +56,9 @@ class TypedDecoder:
         )
         self._named = named
         self._one = msgspec.json.Decoder(_message(named | list[float]))
-        self._block = msgspec.json.Decoder(_message(list[list[float]], ("period_ms", float)))
+        # A tuple of that length, which msgspec itself wants to be so long.
+        row: Any = tuple.__class_getitem__((float,) * len(features))
+        self._block = msgspec.json.Decoder(_message(list[row], ("period_ms", float)))
 
     def one(self, payload: bytes) -> One | None:
         """Reads a payload of one sample; None if it is not of that form."""
@@ -87,18 +90,21 @@ class TypedDecoder:
         rows, seq, period_ns = message.values, message.seq, message.period_ms * NS_PER_MS
         last = len(rows) - 1
         if (
-            set(map(len, rows)) != {self._count}
+            last < 0
             or not 0 <= message.ts <= _MAX_TS_MS
             or seq > MAX_SEQ - last
             or not 0 < period_ns < MAX_TS_NS
             or message.ts * NS_PER_MS + round(last * period_ns) > MAX_TS_NS
         ):
             return None
-        values = np.asarray(rows, np.float64)
-        if not (np.abs(values) < FLOAT32_OVERFLOW).all():
+        # Half the time of an array of rows.
+        flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * self._count)
+        if not (flat.min() > -FLOAT32_OVERFLOW and flat.max() < FLOAT32_OVERFLOW):
             return None
+        values = flat.reshape(len(rows), self._count)
         steps = np.arange(len(rows))
-        ts = message.ts * NS_PER_MS + np.rint(steps * period_ns).astype(np.int64)
+        after = steps * period_ns if period_ns % 1 == 0 else np.rint(steps * period_ns)
+        ts = message.ts * NS_PER_MS + after.astype(np.int64)
         return Samples(ts, values.astype(np.float32), None if seq == NO_SEQ else seq + steps)
 
 
