@@ -18,12 +18,14 @@ from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
 from edge_runtime.inbox import Inbox
 from edge_runtime.mqtt import Message, StopEvent, Wire
+from edge_runtime.pace import Pace
 
 log = logging.getLogger("andon.mqtt")
 
 ONLINE, STOPPED = b"online", b"stopped"
 
 _TICK_S = 1.0
+_GATHER_S = 0.01
 _PUBLISHER_BACKLOG = 200
 _MAX_BACKLOG = 2000
 
@@ -96,6 +98,7 @@ class Link:
         self._status_topic = status_topic
         self._backoff = backoff
         self._linger_s = linger_s
+        self._pace = Pace()
         self._engaged = False
         self._greeted = 0
         self._greeted_at = float("inf")
@@ -121,9 +124,11 @@ class Link:
         """Yields what arrived together, and an empty list about once a second when nothing does.
 
         A batch ends when nothing more is there, and not later than after 5000 messages, 16 MiB or
-        50 ms. With ``linger_s`` it stays open for so long, unless it has as many messages as may be
-        unacknowledged (``receive_maximum``): then the broker is waiting for us. The window of
-        MQTT 3.1.1 is the broker's secret, and one that is full waits until ``linger_s`` is over.
+        50 ms. Where messages come fast it stays open while they do, for 10 ms at most (see
+        `edge_runtime.pace`). With ``linger_s`` it stays open for so long, whether they come or not,
+        unless it has as many messages as may be unacknowledged (``receive_maximum``): then the
+        broker is waiting for us. The window of MQTT 3.1.1 is the broker's secret, and one that is
+        full waits until ``linger_s`` is over.
 
         Not asking for the next one is back-pressure, and so is a broker that is slow to take
         what we publish: while more than `_MAX_BACKLOG` publications wait for it, or ``hold`` is
@@ -146,13 +151,29 @@ class Link:
                 until = min(tick, self._closes_at())
                 inbox.add(self._turn(max(until - time.monotonic(), 0.0), stop))
             if time.monotonic() >= self._closes_at():
+                if not self._linger_s:
+                    self._gather(stop)
                 # mosquitto 2.0.11 sends more than its window once it has a queue.
-                yield inbox.take(self._most)
+                batch = inbox.take(self._most)
+                self._pace.closed(len(batch), time.monotonic())
+                yield batch
             elif time.monotonic() >= tick:
                 yield []
             else:
                 continue
             tick = time.monotonic() + _TICK_S
+
+    def _gather(self, stop: StopEvent) -> None:
+        """Lets more come, while it does and not for long."""
+        nap_s, inbox = self._pace.nap_s, self._inbox
+        until = inbox.since + _GATHER_S
+        while nap_s and self._wire.up and len(inbox) < self._most and not inbox.full:
+            if time.monotonic() + nap_s > until or stop.wait(nap_s):
+                break
+            more = self._turn(0.0, stop)
+            if not more:
+                break
+            inbox.add(more)
 
     def _closes_at(self) -> float:
         """When the batch that is open shall be yielded."""

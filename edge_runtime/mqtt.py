@@ -19,6 +19,7 @@ import os
 import select
 import socket
 import ssl
+import struct
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
 from edge_runtime.outgoing import Outgoing, Parcel
+from edge_runtime.publish_packets import Published
 from edge_runtime.sockets import PlainSocket, read_password, tls_context
 
 log = logging.getLogger("andon.mqtt")
@@ -89,6 +91,12 @@ class Message:
     connection: int
 
 
+# MQTT 5, 3.4, and MQTT 3.1.1, 3.4: what a PUBACK without a reason is made of. paho makes an object
+# of each, which costs as much as decoding the message did.
+_PUBACK = struct.Struct(">BBH")
+_PUBACK_HEADER = 0x40, 2
+
+
 class StopEvent:
     """Set once, from a signal handler or another thread; ends a wait of `Link.batches` at once."""
 
@@ -105,6 +113,13 @@ class StopEvent:
 
     def is_set(self) -> bool:
         """Whether the end was asked for."""
+        return self._set
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits for it, so long at most; whether it is set."""
+        waiting = select.poll()
+        waiting.register(self, select.POLLIN)
+        waiting.poll(timeout_s * 1000)
         return self._set
 
     def fileno(self) -> int:
@@ -157,6 +172,7 @@ class Wire:
         self._reason = ""
         self._said_by_paho = ""
         self._opened_at = 0.0
+        self._has_properties = broker.protocol == "5"
         self._keepalive_s = broker.keepalive_s if self._persistent else _SLEEPY_KEEPALIVE_S
         self._heard_at = self._turned_at = 0.0
 
@@ -270,13 +286,19 @@ class Wire:
         Returns:
             How many did not.
         """
-        stale = 0
+        stale, mids = 0, bytearray()
+        sock = self._client.socket()
+        swift = isinstance(sock, PlainSocket) and not self._client.want_write()
         with self._corked():
             for message in messages:
-                if self.up and message.connection == self.connection:
-                    self._client.ack(message.mid, message.qos)
-                else:
+                if not (self.up and message.connection == self.connection):
                     stale += 1
+                elif swift and message.qos == 1:
+                    mids += _PUBACK.pack(*_PUBACK_HEADER, message.mid)
+                else:
+                    self._client.ack(message.mid, message.qos)
+            if mids and sock is not None:
+                sock.send(mids)
         return stale
 
     def _corked(self) -> AbstractContextManager[None]:
@@ -412,10 +434,22 @@ class Wire:
         noted = -1
         while noted != self._noted:
             noted = self._noted
-            self._client.loop_read()
+            if not self._take_published():
+                self._client.loop_read()
             full = len(self._inbox) >= MAX_BATCH or self._inbox_bytes >= MAX_BATCH_BYTES
             if full or time.monotonic() >= deadline:
                 return
+
+    def _take_published(self) -> bool:
+        """Reads publications past paho, if that can be; whether there were any."""
+        sock = self._client.socket()
+        if not (self.up and self._persistent and isinstance(sock, PlainSocket)):
+            return False
+        most = MAX_BATCH - len(self._inbox)
+        found = sock.published(most, properties=self._has_properties)
+        for published in found:
+            self._note(published)
+        return bool(found)
 
     def _pump(self) -> None:
         """Hands waiting publications to paho, as many as may be in flight."""
@@ -458,17 +492,19 @@ class Wire:
             self._reason += " (does the broker want a certificate, see cert and key?)"
 
     def _received(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
-        self._noted += 1
-        self._inbox_bytes += len(message.payload)
         try:
             topic = message.topic
         except UnicodeDecodeError:
             # A broker that lets this through would send it again on every connection: hand it on
             # under a name that nobody expects, to be rejected and acknowledged.
             topic = "\N{REPLACEMENT CHARACTER}"
-        payload = bytes(message.payload)
-        mid, qos, dup, retain = message.mid, message.qos, message.dup, message.retain
-        self._inbox.append(Message(topic, payload, mid, qos, dup, retain, self.connection))
+        payload, mid, qos = bytes(message.payload), message.mid, message.qos
+        self._note(Published(topic, payload, mid, qos, message.dup, message.retain))
+
+    def _note(self, published: Published) -> None:
+        self._noted += 1
+        self._inbox_bytes += len(published.payload)
+        self._inbox.append(Message(*published, self.connection))
 
     def _published(self, mid: int, reason: ReasonCode) -> None:
         self._noted += 1

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
+from edge_runtime.publish_packets import Published, take_published
 
 _READ_AHEAD_BYTES = 1 << 16
 # What writing meets when the other side has closed the connection.
@@ -33,14 +34,46 @@ def read_password(broker: BrokerConfig) -> str:
     return first
 
 
+class Framing:
+    """Follows where packets begin in what is received bit by bit (MQTT 5, 2.1)."""
+
+    __slots__ = ("_left", "_length", "_shift", "between")
+
+    def __init__(self) -> None:
+        self.between = True
+        """Whether what comes next is the first byte of a packet."""
+        self._length = self._left = 0
+        self._shift = -1
+
+    def follow(self, data: bytes) -> None:
+        """Takes note of what was received."""
+        at, size = 0, len(data)
+        while at < size:
+            if self.between:
+                self.between, self._length, self._shift = False, 0, 0
+                at += 1
+            elif self._shift >= 0:
+                self._length |= (data[at] & 0x7F) << self._shift
+                self._shift = self._shift + 7 if data[at] & 0x80 else -1
+                self._left = self._length
+                at += 1
+                self.between = self._shift < 0 and not self._left
+            else:
+                taken = min(self._left, size - at)
+                self._left -= taken
+                at += taken
+                self.between = not self._left
+
+
 class _Buffers:
     """What one socket has read ahead, and what it holds back."""
 
-    __slots__ = ("at", "corked", "read", "unsent")
+    __slots__ = ("at", "corked", "framing", "read", "unsent")
 
     def __init__(self) -> None:
         self.read = b""
         self.at = 0
+        self.framing = Framing()
         self.unsent = bytearray()
         self.corked = False
 
@@ -80,13 +113,35 @@ class PlainSocket(socket.socket):
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Receives up to so many bytes, as sockets do."""
         buffers = _buffers_of(self)
-        at = buffers.at
-        if at >= len(buffers.read):
+        if not self.pending():
             if bufsize >= _READ_AHEAD_BYTES:
-                return super().recv(bufsize, flags)
-            buffers.read, at = super().recv(_READ_AHEAD_BYTES, flags), 0
-        buffers.at = at + bufsize
-        return buffers.read[at : at + bufsize]
+                data = super().recv(bufsize, flags)
+                buffers.framing.follow(data)
+                return data
+            buffers.read, buffers.at = super().recv(_READ_AHEAD_BYTES, flags), 0
+        at = buffers.at
+        data = buffers.read[at : at + bufsize]
+        buffers.at = at + len(data)
+        buffers.framing.follow(data)
+        return data
+
+    def published(self, most: int, *, properties: bool) -> list[Published]:
+        """Receives publications, as long as nothing else stands before them and they are whole.
+
+        Args:
+            most: How many.
+            properties: Whether they have any, which is so in MQTT 5.
+        """
+        buffers = _buffers_of(self)
+        if not buffers.framing.between:
+            return []
+        if not self.pending():
+            try:
+                buffers.read, buffers.at = super().recv(_READ_AHEAD_BYTES), 0
+            except OSError:
+                return []  # whoever reads on meets it again
+        found, buffers.at = take_published(buffers.read, buffers.at, most, properties=properties)
+        return found
 
     def pending(self) -> int:
         """How many bytes are read and not received, which no poll can see."""

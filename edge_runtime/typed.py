@@ -9,6 +9,7 @@ is not exactly so is not judged here: `edge_runtime.payload.Decoder` takes it or
 where both take a payload they read the same.
 """
 
+import struct
 from collections.abc import Sequence
 from itertools import chain
 from typing import Annotated, Any, NamedTuple
@@ -97,15 +98,15 @@ class TypedDecoder:
             or message.ts * NS_PER_MS + round(last * period_ns) > MAX_TS_NS
         ):
             return None
-        # Half the time of an array of rows.
-        flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * self._count)
-        if not (flat.min() > -FLOAT32_OVERFLOW and flat.max() < FLOAT32_OVERFLOW):
+        try:  # half the time of an array of rows
+            packed = struct.pack(f"<{len(rows) * self._count}f", *chain.from_iterable(rows))
+        except OverflowError:  # as a float32 it would be infinite
             return None
-        values = flat.reshape(len(rows), self._count)
+        values = np.frombuffer(packed, "<f4").reshape(len(rows), self._count)
         steps = np.arange(len(rows))
         after = steps * period_ns if period_ns % 1 == 0 else np.rint(steps * period_ns)
         ts = message.ts * NS_PER_MS + after.astype(np.int64)
-        return Samples(ts, values.astype(np.float32), None if seq == NO_SEQ else seq + steps)
+        return Samples(ts, values, None if seq == NO_SEQ else seq + steps)
 
 
 def _message(values: Any, *more: tuple[str, Any]) -> Any:  # noqa: ANN401 - a type

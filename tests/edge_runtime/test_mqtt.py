@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import select
 import signal
 import socket
 import ssl
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Broker, Certificates, MakeBroker
-from edge_runtime import inbox, link, mqtt
+from edge_runtime import inbox, link, mqtt, pace, sockets
 from edge_runtime.config import BrokerConfig, Protocol
 from edge_runtime.errors import BrokerError
 from edge_runtime.link import Backoff, Link, Publisher, Subscriber
@@ -395,6 +396,8 @@ def test_a_batch_is_limited(
     size: int,
 ) -> None:
     running = subscribed(run(config), config)
+    monkeypatch.setattr(sockets, "_READ_AHEAD_BYTES", 512)  # less than a message
+    monkeypatch.setattr(link, "_GATHER_S", 0.0)
     send(config, ["x" * 1000] * 12)
     monkeypatch.setattr(mqtt, limit, value)
     batches = [batch for batch in itertools.islice(running.batches, 15) if batch]
@@ -816,6 +819,42 @@ def test_a_batch_stays_open_for_so_long(
         threading.Timer(0.4, publisher.publish, ("in/a", b"1")).start()
         assert texts(running.take(1)) == ["0", "1"]
         assert 0.5 <= time.monotonic() - began < 0.8
+
+
+def test_what_comes_fast_is_waited_for_while_it_comes(
+    config: BrokerConfig, run: RunLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each nap brings one more; the one that brings none is the last."""
+    running = subscribed(run(config), config)
+    more = iter(numbers(3, 1))
+    monkeypatch.setattr(link, "_GATHER_S", 3600.0)
+    monkeypatch.setattr(pace.Pace, "nap_s", 3.0)
+    with Publisher(config) as publisher:
+
+        def nap(stop: StopEvent, timeout_s: float) -> bool:
+            assert timeout_s == 3.0
+            if (text := next(more, None)) is not None:
+                publisher.publish("in/a", text.encode())
+                sock = running.link._wire._client.socket()
+                assert sock is not None
+                select.select([sock], [], [], 10.0)
+            return stop.is_set()
+
+        monkeypatch.setattr(StopEvent, "wait", nap)
+        publisher.publish("in/a", b"0")
+        assert texts(running.take(1)) == numbers(4)
+
+
+def test_the_end_is_not_napped_through(
+    config: BrokerConfig, run: RunLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = subscribed(run(config), config)
+    monkeypatch.setattr(link, "_GATHER_S", 7200.0)
+    monkeypatch.setattr(pace.Pace, "nap_s", 3600.0)
+    send(config, ["a"])
+    threading.Timer(0.1, running.stop.set).start()
+    assert texts(next(running.batches)) == ["a"]
+    assert next(running.batches, None) is None
 
 
 def test_a_full_window_closes_a_batch_at_once(config: BrokerConfig, run: RunLink) -> None:
