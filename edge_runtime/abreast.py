@@ -168,7 +168,7 @@ class Lane:
         exact = score.astype(np.float64)  # a float32 against a float64 threshold would round it
         against = np.where(raised, exact < alarm.leave, exact > alarm.enter)
         row = np.where(ok, np.where(against, row + 1, 0), row)
-        changed: NDArray[np.bool_] = ok & (row == alarm.hold_steps)
+        changed: NDArray[np.bool_] = ok & (row >= alarm.hold_steps)
         row[changed] = 0
         streams.raised[slots] = raised ^ changed
         streams.row[slots] = row

@@ -10,6 +10,7 @@ A sample that is not ``ok`` (warming up, uncertain) neither counts nor breaks a 
 nothing. So a reset does not put out a lamp that is lit.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -61,18 +62,36 @@ def advance(
     """
     if state.row == 0 and not _any_against(state.raised, scores, ok, config):
         return state, [], np.full(len(scores), state.raised)
-    raised, row = state.raised, state.row
+    places = np.flatnonzero(ok)  # the others say nothing
+    if not len(places):
+        return state, [], np.full(len(scores), state.raised)
+    exact, hold = scores[places].astype(np.float64), config.hold_steps
+    # What is remembered stands before, as samples of which it is known that they are against.
+    before = min(state.row, hold - 1)
+    runs = {
+        True: _runs(np.full(before, state.raised), exact < config.leave),
+        False: _runs(np.full(before, not state.raised), exact > config.enter),
+    }
+    enough = {lit: np.flatnonzero(run >= hold).tolist() for lit, run in runs.items()}
+    raised, begin = state.raised, 0
+    lit = np.full(len(scores), raised)
     transitions: list[Transition] = []
-    lit = np.empty(len(scores), np.bool_)
-    for index, (score, counts) in enumerate(zip(scores.tolist(), ok.tolist(), strict=True)):
-        if counts:
-            against = score < config.leave if raised else score > config.enter
-            row = row + 1 if against else 0
-            if row == config.hold_steps:
-                raised, row = not raised, 0
-                transitions.append(Transition(index, "raised" if raised else "cleared"))
-        lit[index] = raised
+    # A row must have begun since the lamp last changed.
+    while (place := bisect_left(enough[raised], begin + hold - 1)) < len(enough[raised]):
+        begin, raised = enough[raised][place] + 1, not raised
+        at = int(places[begin - 1 - before])
+        transitions.append(Transition(at, "raised" if raised else "cleared"))
+        lit[at:] = raised
+    row = min(int(runs[raised][-1]), before + len(places) - begin)
     return AlarmState(raised, row), transitions, lit
+
+
+def _runs(before: NDArray[np.bool_], against: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many samples in a row are against, up to each one, those before them included."""
+    against = np.concatenate([before, against])
+    numbers = np.arange(1, len(against) + 1)
+    runs: NDArray[np.int64] = numbers - np.maximum.accumulate(np.where(against, 0, numbers))
+    return runs
 
 
 def _any_against(

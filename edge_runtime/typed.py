@@ -12,7 +12,7 @@ where both take a payload they read the same.
 import struct
 from collections.abc import Sequence
 from itertools import chain
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -20,21 +20,17 @@ import numpy as np
 from edge_runtime.payload import FLOAT32_OVERFLOW, MAX_SEQ, MAX_TS_NS, NS_PER_MS, Samples
 from edge_runtime.results import NO_SEQ
 
-_MAX_TS_MS = MAX_TS_NS // NS_PER_MS
+_astuple = msgspec.structs.astuple
 
 
-class One(NamedTuple):
-    """One sample.
+One: TypeAlias = tuple[int, int, tuple[float, ...]]
+"""One sample: nanoseconds since 1970 UTC; the device's own count, or `NO_SEQ`; a value of each
+sensor, in the contract's order."""
 
-    Attributes:
-        ts: Nanoseconds since 1970 UTC.
-        seq: The device's own count, or `NO_SEQ`.
-        row: A value of each sensor, in the contract's order.
-    """
-
-    ts: int
-    seq: int
-    row: Sequence[float]
+# The limits are in the types, where msgspec checks them on its way.
+_Value: TypeAlias = Annotated[float, msgspec.Meta(gt=-FLOAT32_OVERFLOW, lt=FLOAT32_OVERFLOW)]
+_Time: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_TS_NS // NS_PER_MS)]
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)]  # one that is given: not NO_SEQ
 
 
 class TypedDecoder:
@@ -50,15 +46,14 @@ class TypedDecoder:
         self._max_bytes = max_bytes
         named = msgspec.defstruct(
             "Named",
-            [(f"f{number}", float) for number in range(len(features))],
+            [(f"f{number}", _Value) for number in range(len(features))],
             rename={f"f{number}": name for number, name in enumerate(features)},
             forbid_unknown_fields=True,
             gc=False,
         )
-        self._named = named
-        self._one = msgspec.json.Decoder(_message(named | list[float]))
-        # A tuple of that length, which msgspec itself wants to be so long.
-        row: Any = tuple.__class_getitem__((float,) * len(features))
+        # A tuple of that length: msgspec itself wants it to be so long.
+        row: Any = tuple.__class_getitem__((_Value,) * len(features))
+        self._one = msgspec.json.Decoder(_message(named | row))
         self._block = msgspec.json.Decoder(_message(list[row], ("period_ms", float)))
 
     def one(self, payload: bytes) -> One | None:
@@ -69,16 +64,9 @@ class TypedDecoder:
             message: Any = self._one.decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        values, seq = message.values, message.seq
-        row = msgspec.structs.astuple(values) if type(values) is self._named else values
-        if (
-            not 0 <= message.ts <= _MAX_TS_MS
-            or seq > MAX_SEQ
-            or len(row) != self._count
-            or not (min(row) > -FLOAT32_OVERFLOW and max(row) < FLOAT32_OVERFLOW)
-        ):
-            return None
-        return One(message.ts * NS_PER_MS, seq, row)
+        values = message.values
+        row = values if type(values) is tuple else _astuple(values)
+        return message.ts * NS_PER_MS, message.seq, row
 
     def block(self, payload: bytes) -> Samples | None:
         """Reads a payload of rows at one rate; None if it is not of that form."""
@@ -92,16 +80,13 @@ class TypedDecoder:
         last = len(rows) - 1
         if (
             last < 0
-            or not 0 <= message.ts <= _MAX_TS_MS
             or seq > MAX_SEQ - last
             or not 0 < period_ns < MAX_TS_NS
             or message.ts * NS_PER_MS + round(last * period_ns) > MAX_TS_NS
         ):
             return None
-        try:  # half the time of an array of rows
-            packed = struct.pack(f"<{len(rows) * self._count}f", *chain.from_iterable(rows))
-        except OverflowError:  # as a float32 it would be infinite
-            return None
+        # Half the time of an array of rows.
+        packed = struct.pack(f"<{len(rows) * self._count}f", *chain.from_iterable(rows))
         values = np.frombuffer(packed, "<f4").reshape(len(rows), self._count)
         steps = np.arange(len(rows))
         after = steps * period_ns if period_ns % 1 == 0 else np.rint(steps * period_ns)
@@ -111,10 +96,9 @@ class TypedDecoder:
 
 def _message(values: Any, *more: tuple[str, Any]) -> Any:  # noqa: ANN401 - a type
     """The type of a message with such values."""
-    count = Annotated[int, msgspec.Meta(ge=0)]  # one that is given is never NO_SEQ
     return msgspec.defstruct(
         "Message",
-        [("ts", int), *more, ("values", values), ("seq", count, NO_SEQ)],
+        [("ts", _Time), *more, ("values", values), ("seq", _Count, NO_SEQ)],
         forbid_unknown_fields=True,
         gc=False,
     )

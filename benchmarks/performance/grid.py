@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from benchmarks.performance.chain import NEVER
 from benchmarks.performance.measure import Case, Figures, Measure, Plan, alternate, cpu_us
 from benchmarks.performance.measure import require_same as same
 from benchmarks.performance.models import Alone, lstm, normal
@@ -57,8 +58,12 @@ def _blocks(x: Float32) -> list[list[Block]]:
     ]
 
 
+def _pipeline(session: Session) -> Pipeline:
+    return Pipeline(session, Settings(max_streams=STREAMS, alarm=NEVER))
+
+
 def _ours(session: Session, x: Float32) -> float:
-    pipeline, blocks = Pipeline(session, Settings(max_streams=STREAMS)), _blocks(x)
+    pipeline, blocks = _pipeline(session), _blocks(x)
     pipeline.process(blocks[0], None)
 
     def work() -> None:
@@ -82,7 +87,10 @@ def _beside(session: Session, x: Float32) -> float:
 
 def _scores(session: Session, x: Float32) -> tuple[Float32, Float32]:
     """All scores of both sides, ``[time, stream]``."""
-    pipeline, alone = Pipeline(session, Settings(max_streams=STREAMS)), Alone.of(session)
+    pipeline, alone = (
+        Pipeline(session, Settings(max_streams=STREAMS, alarm=NEVER)),
+        Alone.of(session),
+    )
     state = alone.initial_state(STREAMS)
     ours, theirs = [], []
     for blocks, chunk in zip(_blocks(x), x, strict=True):

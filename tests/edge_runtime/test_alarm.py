@@ -18,7 +18,8 @@ def cases(draw: st.DrawFn) -> tuple[AlarmState, list[float], list[bool], AlarmCo
     ok = draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores)))
     hold = draw(st.integers(1, 4))
     config = AlarmConfig(enter=1.0, leave=draw(st.sampled_from([0.7, 1.0])), hold_steps=hold)
-    return AlarmState(draw(st.booleans()), draw(st.integers(0, hold - 1))), scores, ok, config
+    # More than the hold: it was longer when the row began.
+    return AlarmState(draw(st.booleans()), draw(st.integers(0, hold + 2))), scores, ok, config
 
 
 def slowly(

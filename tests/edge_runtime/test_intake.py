@@ -11,7 +11,7 @@ from edge_runtime.typed import One
 
 
 def one(number: int, seq: int = NO_SEQ) -> One:
-    return One(number, seq, (float(number), -1.0))
+    return number, seq, (float(number), -1.0)
 
 
 def block(stream: str, *numbers: int) -> Block:

@@ -49,8 +49,9 @@ def quickly(payload: bytes) -> Samples | None:
     one = QUICK.one(payload)
     if one is None:
         return QUICK.block(payload)
-    seq = None if one.seq == NO_SEQ else np.array([one.seq])
-    return Samples(np.array([one.ts]), np.asarray([one.row], np.float32), seq)
+    ts, seq, row = one
+    counts = None if seq == NO_SEQ else np.array([seq])
+    return Samples(np.array([ts]), np.asarray([row], np.float32), counts)
 
 
 def assert_no_other(payload: bytes) -> bool:
