@@ -68,16 +68,15 @@ check: venv ## run the linters, the type checker and the import rules
 	$(bin)/python -m pip check
 
 .PHONY: bench
-bench: venv tools ## measure the daemon beside a subscriber that only counts, and its journal
-	@$(bin)/python benchmarks/throughput.py -o benchmarks/results/throughput.json $(ARGS)
+bench: performance ## measure what the gateway costs, and what its journal costs on the disk, in some quarter of an hour
 	@$(bin)/python -m benchmarks.durability -o benchmarks/results/durability.json
 
 .PHONY: bench-quick
-bench-quick: venv tools ## try every row of docs/performance.md in some three minutes, and write nothing
+bench-quick: venv tools ## try every row of docs/performance.md in some two minutes, and write nothing
 	@$(bin)/python -m benchmarks.performance --quick $(ARGS)
 
 .PHONY: performance
-performance: venv tools ## measure what the gateway costs, and write it into docs/performance.md
+performance: venv tools ## the rows of docs/performance.md alone, or some of them, and write them there
 	@$(bin)/python -m benchmarks.performance $(ARGS)
 
 .PHONY: cells

@@ -156,7 +156,8 @@ class StateConfig(Table):
         keep_h: For how many hours the flight recorder goes back, if there is room; 0 for as little
             as a start needs.
         group_ms: How many milliseconds to wait for more messages before one is made safe. The disk
-            is written less often, and everything comes so much later.
+            is written less often, and everything comes so much later. 0: only while messages come
+            fast, 10 ms at most.
     """
 
     path: OutputFile
