@@ -19,7 +19,7 @@ MOST_BYTES = 1 << 30  # it is all in memory for a while
 _NULLS = sorted({spelt(word) for word in MISSING for spelt in (str.lower, str.upper, str.title)})
 _NULLS += ["NaN"]
 # In text that Python and pyarrow may take apart in different ways, or one of them not at all.
-_ODD = tuple(bytes([code]) for code in b'"\0\v\f\x1c\x1d\x1e\x85')
+_ODD = tuple(bytes([code]) for code in b'"(\0\v\f\x1c\x1d\x1e\x85')
 
 
 class Wanted(NamedTuple):
@@ -81,7 +81,8 @@ def _behind(content: bytes, lines: int) -> bytes:
         at = content.find(b"\n", at) + 1
         if at == 0:
             return b""
-    return content[at:]
+    head = content[:at]  # where a bare CR ends a line, too
+    return b"" if head.count(b"\r") != head.count(b"\r\n") else content[at:]
 
 
 def _is_plain(body: bytes, delimiter: bytes) -> bool:

@@ -36,7 +36,7 @@ from edge_runtime.records import opened_number, sealed_number
 Synchronous: TypeAlias = Literal["full", "normal"]
 """What a commit waits for: the disk, or the operating system."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 did not say where its tables end
 APPLICATION_ID = 0x416E646E  # "Andn"
 
 TABLES = "meta", "pipeline", "stream", "epoch", "snapshot", "outbox"
@@ -212,11 +212,10 @@ class Database:
     def _require_snapshots(self) -> None:
         if self.rows("SELECT 1 FROM snapshot WHERE stream != key & 0xffffffff LIMIT 1"):
             raise StoreDamagedError(f"{self.path}: a snapshot is of another stream than it says")
-        for (row,) in self.rows("SELECT value FROM meta WHERE key = 'snapshots'"):
-            wanted = opened_number(row, f"{self.path}: the number of snapshots")
-            ((count,),) = self.rows("SELECT count(*) FROM snapshot")
-            if count != wanted:
-                raise StoreDamagedError(f"{self.path}: holds {count} snapshots of {wanted}")
+        wanted = opened_number(self.meta("snapshots"), f"{self.path}: the number of snapshots")
+        ((count,),) = self.rows("SELECT count(*) FROM snapshot")
+        if count != wanted:
+            raise StoreDamagedError(f"{self.path}: holds {count} snapshots of {wanted}")
 
     def used_bytes(self) -> int:
         """What it holds, without the room that is free inside the file."""
@@ -296,7 +295,12 @@ def create_database(path: Path) -> None:
             connection.executescript(f"BEGIN; {_SCHEMA}")
             connection.executemany(
                 "INSERT INTO meta VALUES (?, ?)",
-                [("identity", secrets.token_hex(16)), ("snapshot", sealed_number(0))],
+                [
+                    ("identity", secrets.token_hex(16)),
+                    ("snapshot", sealed_number(0)),
+                    ("snapshots", sealed_number(0)),
+                    ("ends", sealed_number(0, 0)),
+                ],
             )
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from edge_runtime.database import Database
 from edge_runtime.errors import StoreDamagedError
-from edge_runtime.records import opened, sealed, sealed_number
+from edge_runtime.records import opened, sealed_number
 
 _ENDS = struct.Struct("<qq")
 _PUT = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
@@ -31,21 +31,20 @@ class Ends(NamedTuple):
 
 def write_ends(sql: sqlite3.Connection, ends: Ends) -> None:
     """Writes them down, inside the transaction that has moved them."""
-    sql.execute(_PUT, ("ends", sealed(_ENDS.pack(*ends))))
+    sql.execute(_PUT, ("ends", sealed_number(*ends)))
 
 
-def read_ends(database: Database) -> Ends | None:
-    """What the last commit has left; None in a database of an earlier Andon.
+def read_ends(database: Database) -> Ends:
+    """What the last commit has left.
 
     Raises:
         StoreDamagedError: If it is not what was written.
     """
-    for (row,) in database.rows("SELECT value FROM meta WHERE key = 'ends'"):
-        content = opened(row, f"{database.path}: where the journal ends")
-        if len(content) == _ENDS.size:
-            return Ends(*_ENDS.unpack(content))
-        raise StoreDamagedError(f"{database.path}: where the journal ends is not what was written")
-    return None
+    what = f"{database.path}: where the journal ends"
+    content = opened(database.meta("ends"), what)
+    if len(content) != _ENDS.size:
+        raise StoreDamagedError(f"{what} is not what was written")
+    return Ends(*_ENDS.unpack(content))
 
 
 def count_snapshots(sql: sqlite3.Connection) -> None:

@@ -11,7 +11,8 @@ what paho is about to send again. Four habits of paho 2.x are worked around:
 - ``is_connected`` stays true after the broker's DISCONNECT. ``socket`` is what counts.
 - A missing PINGRESP closes the connection in ``loop_misc`` up to two keep-alives after the last
   byte, later than a half-open connection shall be noticed. So `Wire` watches the silence itself.
-  And ``loop_misc`` does so too when the answer has come and was not read: it is called after that.
+  And ``loop_misc`` does so too when the answer has come and was not read: it is called after that,
+  and only where it was quiet.
 """
 
 import logging
@@ -174,7 +175,7 @@ class Wire:
         self._opened_at = 0.0
         self._has_properties = broker.protocol == "5"
         self._keepalive_s = broker.keepalive_s if self._persistent else _SLEEPY_KEEPALIVE_S
-        self._heard_at = self._turned_at = 0.0
+        self._heard_at = self._turned_at = self._acknowledged_at = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -203,6 +204,7 @@ class Wire:
         self._reset()
         self._reason = self._said_by_paho = ""
         self._opened_at = self._heard_at = self._turned_at = time.monotonic()
+        self._acknowledged_at = self._opened_at
         # Only until CONNACK, because it costs: where paho says why the broker hung up on us.
         self._client.on_log = lambda _c, _u, level, text: self._log_error(level, text)
         try:
@@ -271,9 +273,19 @@ class Wire:
         self._drain()
         if self._client.want_write():
             self._client.loop_write()
-        self._client.loop_misc()
+        if self._is_quiet():
+            self._client.loop_misc()
         self._give_up()
         self._pump()
+
+    def _is_quiet(self) -> bool:
+        """Whether it is time for paho to look after its ping.
+
+        It does not see what is read past it, and would ping a connection over which messages come
+        all the time; and its answer may stand behind more of them than are read in a keep-alive.
+        """
+        since = min(self._heard_at, self._acknowledged_at)
+        return not self.up or self._turned_at - since >= self._keepalive_s / 2
 
     def take(self) -> list[Message]:
         """What has arrived since the last call."""
@@ -299,6 +311,7 @@ class Wire:
                     self._client.ack(message.mid, message.qos)
             if mids and sock is not None:
                 sock.send(mids)
+                self._acknowledged_at = time.monotonic()
         return stale
 
     def _corked(self) -> AbstractContextManager[None]:

@@ -58,13 +58,15 @@ class Outbox:
             StoreDamagedError: If a row is missing, or is not what was written.
         """
         ends, rows = read_ends(database), database.rows("SELECT id, data FROM outbox ORDER BY id")
-        if ends is not None and len(rows) != ends.outbox:
+        if len(rows) != ends.outbox:
             raise StoreDamagedError(
                 f"{database.path}: the outbox holds {len(rows)} rows of {ends.outbox}"
             )
         for row, data in rows:
             if row not in self._rows:
                 self._add(row, data, [Publication(*m) for m in decode_outgoing(row, data)])
+            else:  # it was written again by a commit that was reported as failed
+                self._rescued = False
         self._stored = len(rows)
 
     def rescue(self, database: Database) -> None:

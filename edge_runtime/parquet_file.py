@@ -85,7 +85,8 @@ def _arrow_column(name: str, column: Any, layout: Layout) -> Column:  # noqa: AN
 
 
 def _arrow_texts(column: Any) -> Texts:  # noqa: ANN401 - an extra's type
-    coded = column.cast("string").fill_null("").combine_chunks().dictionary_encode()
+    # Encoded first: the texts together may be longer than one array of them can be.
+    coded = column.cast("string").fill_null("").dictionary_encode().combine_chunks()
     return Texts(coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.intp))
 
 

@@ -320,9 +320,11 @@ def encode_flag(flag: Flag) -> bytes:
 def _number(value: Any, name: str) -> float:  # noqa: ANN401 - JSON
     if type(value) is not float and type(value) is not int:
         raise PayloadError("not_a_number", f"{name}: wanted a number, got {_shown(value)}")
-    if not -FLOAT32_OVERFLOW < value < FLOAT32_OVERFLOW:
+    # A whole number just below the limit is rounded to it.
+    inside = -FLOAT32_OVERFLOW < value < FLOAT32_OVERFLOW
+    if not inside or abs(number := float(value)) == FLOAT32_OVERFLOW:
         raise PayloadError("not_finite", f"{name}: wanted a float32, got {_shown(value)}")
-    return float(value)
+    return number
 
 
 def _checked_seq(value: Any) -> int:  # noqa: ANN401 - JSON

@@ -279,7 +279,7 @@ class Recorder:
     def _stretches(self, recorded: Recorded) -> list[_Stretch]:
         """The epochs that know the pipeline."""
         epochs, end = self._epochs(), read_ends(self._database)
-        ends = [*(epoch.first - 1 for epoch in epochs[1:]), end.journal if end else NO_END]
+        ends = [*(epoch.first - 1 for epoch in epochs[1:]), end.journal]
         return [
             _Stretch(epoch.id, epoch.first, end, settings)
             for epoch, end in zip(epochs, ends, strict=False)

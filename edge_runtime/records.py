@@ -174,9 +174,9 @@ def opened(row: object, what: str, *place: int) -> bytes:
     return content
 
 
-def sealed_number(number: int) -> bytes:
-    """A number with its CRC-32."""
-    return sealed(_NUMBER.pack(number))
+def sealed_number(*numbers: int) -> bytes:
+    """A number, or some of them, with a CRC-32."""
+    return sealed(b"".join(map(_NUMBER.pack, numbers)))
 
 
 def opened_number(row: object, what: str) -> int:

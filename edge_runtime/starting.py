@@ -69,7 +69,7 @@ def last_row(database: Database) -> int:
         if seq != last + 1:
             raise StoreDamagedError(f"{missing}{last}")
         last = seq
-    if ends is not None and last != ends.journal:
+    if last != ends.journal:
         raise StoreDamagedError(f"{missing}{last}, it had {ends.journal}")
     return last
 

@@ -139,6 +139,17 @@ def test_what_is_plain_is_read_by_pyarrow(tmp_path: Path, delimiter: str, end: s
     assert math.isnan(taken[0][3][0])
 
 
+@pytest.mark.parametrize(
+    "head", [b'time,"a\rb"\n', b"\rtime,a\n", b"\r\r\ntime,a\n", b'time,"a\nb"\n']
+)
+def test_the_first_row_is_behind_the_header_whatever_ends_a_line(
+    tmp_path: Path, head: bytes
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(head + b"".join(b"%d,%d\n" % (row, row) for row in range(9)))
+    assert read(path, Layout(), arrow=True) == read(path, Layout(), arrow=False)
+
+
 def test_without_pyarrow_nothing_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(text_of([(TIMES[0], "1", "2", "3")] * 9, ",", "\n", ""))

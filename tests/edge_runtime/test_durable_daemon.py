@@ -447,7 +447,7 @@ def test_what_a_start_refuses_is_not_good_and_not_tried_again(asked: Path, tmp_p
             assert str(path.name) in done.stderr or done is ran
             assert "good" not in done.stdout
         with closing(sqlite3.connect(path)) as changed:
-            changed.execute("PRAGMA user_version = 2")
+            changed.execute("PRAGMA user_version = 3")
             if "newer" in complaint:
                 changed.execute("PRAGMA application_id = 1")
     path.write_bytes(b"text")  # which is set aside

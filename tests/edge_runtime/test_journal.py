@@ -288,9 +288,9 @@ def test_a_database_of_a_newer_version_is_left_alone(
     path = tmp_path / "a.db"
     Site(path, [sessions["gru"]]).open().journal.close()
     with sqlite3.connect(path) as sql:
-        sql.execute("PRAGMA user_version = 2")
+        sql.execute("PRAGMA user_version = 3")
     sql.close()
-    with pytest.raises(StoreRefusedError, match=r"version 1, got 2: .* newer"):
+    with pytest.raises(StoreRefusedError, match=r"version 2, got 3: .* newer"):
         Site(path, [sessions["gru"]]).open()
 
 

@@ -1,12 +1,15 @@
 """Damaged databases: what is noticed, and that nothing is taken for what it is not."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge_runtime.errors import StoreDamagedError
+from edge_runtime.database import Database
+from edge_runtime.errors import StoreDamagedError, StoreUnavailableError
 from edge_runtime.lineage import RETIRED_PIPELINES
 from edge_runtime.recorder import Recorder, Wanted
 from edge_runtime.session import Session, load_model
@@ -168,3 +171,40 @@ def test_pipelines_that_are_forgotten_leave_no_hole_in_the_journal(
     with Recorder(path) as recorder:
         runs = recorder.replay(recorder.pipelines()[0], Wanted(), sessions["gru"])
         assert sorted(lines_of([run.result for run in runs])) == sorted(lines)
+
+
+def test_what_was_rescued_is_written_once_though_that_was_reported_as_failed(
+    tmp_path: Path, sessions: dict[str, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.db"
+    site = Site(path, [sessions["gru"]]).open()
+    for some in story(1)[:6]:
+        site.take({0: some})
+    sent = waiting(site.journal)
+    site.kill()
+    with sqlite3.connect(path) as sql:
+        sql.execute("UPDATE meta SET value = x'00' WHERE key = 'snapshot'")
+    sql.close()
+    failed: list[int] = []
+    inner = Database.transaction
+
+    @contextmanager
+    def reported(self: Database) -> Iterator[sqlite3.Connection]:
+        with inner(self) as sql:
+            yield sql
+            wrote = sql.execute("SELECT count(*) FROM outbox").fetchone()[0]
+        if wrote and again.journal.aside and not failed:
+            failed.append(wrote)
+            raise StoreUnavailableError("reported as failed")
+
+    again = Site(path, [sessions["gru"]])
+    monkeypatch.setattr(Database, "transaction", reported)
+    with pytest.raises(StoreUnavailableError, match="reported"):
+        again.open()
+    again.open()
+    assert failed
+    assert len(again.journal.aside) == 1
+    assert waiting(again.journal) == sent
+    again.take({0: story(1)[7]})
+    again.kill()
+    assert waiting(Site(path, [sessions["gru"]]).open().journal)[: len(sent)] == sent

@@ -1008,6 +1008,51 @@ def test_a_refused_publication_is_named(
     assert (running.link.delivered(), running.link.refused) == ([0, 1, 2], 3)
 
 
+class BusyBroker:
+    """Sends a message for each acknowledgement, and has no time to answer a ping."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server.settimeout(30.0)
+        self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
+        self.pings = 0
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with self._server:
+            connection, _ = self._server.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(ACCEPTED)
+            for number, packet in enumerate(FakeBroker._packets(connection)):
+                kind, mid = packet[0] >> 4, b"%c%c" % divmod(number % 65535 + 1, 256)
+                self.pings += kind == 12
+                if kind == 8:
+                    connection.sendall(b"\x90\x04" + packet[2:4] + b"\x00\x01")
+                if kind in (8, 4):
+                    connection.sendall(b"\x32\x0a\x00\x04in/a" + mid + b"\x00x")
+
+    def close(self) -> None:
+        self._thread.join()
+
+
+def test_a_connection_over_which_messages_come_needs_no_ping(
+    run: RunLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Paho does not see them, and would give up what does not answer its ping."""
+    broker = BusyBroker()
+    running = run(BrokerConfig(url=broker.url, client_id="gateway", keepalive_s=1))
+    running.acknowledged(1)
+    until = time.monotonic() + 3.2
+    while time.monotonic() < until:
+        running.link.acknowledge(next(running.batches))
+    assert "next attempt" not in caplog.text
+    running.link.close(0.0)
+    broker.close()
+    assert broker.pings == 0
+
+
 def test_bytes_that_tls_has_decrypted_are_not_left_lying(
     fake_broker: Callable[..., FakeBroker],
     certificates: Certificates,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import PayloadError
 from edge_runtime.payload import (
+    FLOAT32_OVERFLOW,
     MAX_TS_NS,
     Decoder,
     Flag,
@@ -208,6 +209,7 @@ def test_a_span_without_a_clock_is_bounded() -> None:
         ({"ts": 1, "values": [[1], 2]}, "not_a_number", "got [1]"),
         ({"ts": 1, "values": [1e39, 2]}, "not_finite", "current: wanted a float32, got 1e+39"),
         ({"ts": 1, "values": [1, -(10**300)]}, "not_finite", "got -1000"),
+        ({"ts": 1, "values": [int(FLOAT32_OVERFLOW) - 1, 2]}, "not_finite", "got 34028"),
     ],
 )
 def test_every_cause(message: object, cause: str, words: str) -> None:
