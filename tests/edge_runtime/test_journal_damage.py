@@ -25,6 +25,28 @@ def sessions() -> dict[str, Session]:
     return {cell: load_model(sample_model(cell)) for cell in ("lstm", "gru")}
 
 
+def is_noticed(
+    folder: Path,
+    changed: bytes,
+    session: Session,
+    states: dict[tuple[int, str], bytes],
+    sent: list[bytes],
+) -> bool:
+    """Starts from a damaged database: set aside and cold, or everything as it was."""
+    folder.mkdir()
+    (folder / "a.db").write_bytes(changed)
+    again = Site(folder / "a.db", [session]).open()
+    lost = again.journal.starts[0].lost
+    if lost:
+        assert again.states() == {}
+        assert [p.read_bytes() for p in folder.glob("a.db.damaged-*")] == [changed]
+    else:
+        assert again.states() == states, folder.name
+        assert waiting(again.journal) == sent, folder.name
+    again.kill()
+    return lost
+
+
 def test_a_flipped_bit_is_noticed_or_does_not_matter(
     tmp_path: Path, sessions: dict[str, Session], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -50,18 +72,7 @@ def test_a_flipped_bit_is_noticed_or_does_not_matter(
     for number in range(150):
         changed = bytearray(content)
         changed[rng.choice(used)] ^= 1 << rng.integers(8)
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "a.db").write_bytes(changed)
-        again = Site(folder / "a.db", [sessions["gru"]]).open()
-        if again.journal.starts[0].lost:
-            assert again.states() == {}
-            assert [p.read_bytes() for p in folder.glob("a.db.damaged-*")] == [changed]
-            noticed += 1
-        else:
-            assert again.states() == states
-            assert waiting(again.journal) == sent
-        again.kill()
+        noticed += is_noticed(tmp_path / str(number), bytes(changed), sessions["gru"], states, sent)
     assert 40 < noticed < 110
 
 
@@ -116,18 +127,8 @@ def test_a_page_in_anothers_place_is_noticed_or_does_not_matter(
     noticed = 0
     for number, (target, source) in enumerate(pairs):
         changed = replaced(content, target, source)
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "a.db").write_bytes(changed)
-        again = Site(folder / "a.db", [sessions["gru"]]).open()
-        if again.journal.starts[0].lost:
-            assert again.states() == {}
-            assert [p.read_bytes() for p in folder.glob("a.db.damaged-*")] == [changed]
-            noticed += 1
-        else:
-            assert again.states() == site.states(), f"page {source} in the place of {target}"
-            assert waiting(again.journal) == sent, f"page {source} in the place of {target}"
-        again.kill()
+        folder = tmp_path / f"{number}-page-{source}-in-the-place-of-{target}"
+        noticed += is_noticed(folder, changed, sessions["gru"], site.states(), sent)
     assert noticed > 30
 
 

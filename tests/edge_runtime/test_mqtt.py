@@ -944,15 +944,18 @@ class FakeBroker:
             connection.recv(4096)
             connection.sendall(self._connack)
             for packet in self._packets(connection):
-                mid = packet[2:4]
-                if packet[0] >> 4 == 8:  # SUBSCRIBE; 0x87 is "not authorized"
-                    connection.sendall(b"\x90\x05" + mid + b"\x00\x00\x87")
-                if packet[0] >> 4 == 12:  # PINGREQ
-                    connection.sendall(b"\xd0\x00")
-                if packet[0] >> 4 == 3:  # PUBLISH
-                    start = 4 + packet[3]
-                    mid = packet[start : start + 2]
-                    connection.sendall(b"\x40\x04" + mid + b"\x87\x00" + self._more)
+                self._answer(connection, packet)
+
+    def _answer(self, connection: socket.socket, packet: bytes) -> None:
+        mid = packet[2:4]
+        if packet[0] >> 4 == 8:  # SUBSCRIBE; 0x87 is "not authorized"
+            connection.sendall(b"\x90\x05" + mid + b"\x00\x00\x87")
+        if packet[0] >> 4 == 12:  # PINGREQ
+            connection.sendall(b"\xd0\x00")
+        if packet[0] >> 4 == 3:  # PUBLISH
+            start = 4 + packet[3]
+            mid = packet[start : start + 2]
+            connection.sendall(b"\x40\x04" + mid + b"\x87\x00" + self._more)
 
     @staticmethod
     def _packets(connection: socket.socket) -> Iterator[bytes]:
@@ -1008,33 +1011,22 @@ def test_a_refused_publication_is_named(
     assert (running.link.delivered(), running.link.refused) == ([0, 1, 2], 3)
 
 
-class BusyBroker:
+class BusyBroker(FakeBroker):
     """Sends a message for each acknowledgement, and has no time to answer a ping."""
 
     def __init__(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self._server.settimeout(30.0)
-        self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
-        self.pings = 0
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+        self.pings = self._sent = 0
+        super().__init__(ACCEPTED)
 
-    def _serve(self) -> None:
-        with self._server:
-            connection, _ = self._server.accept()
-        with connection, suppress(OSError):
-            connection.recv(4096)
-            connection.sendall(ACCEPTED)
-            for number, packet in enumerate(FakeBroker._packets(connection)):
-                kind, mid = packet[0] >> 4, b"%c%c" % divmod(number % 65535 + 1, 256)
-                self.pings += kind == 12
-                if kind == 8:
-                    connection.sendall(b"\x90\x04" + packet[2:4] + b"\x00\x01")
-                if kind in (8, 4):
-                    connection.sendall(b"\x32\x0a\x00\x04in/a" + mid + b"\x00x")
-
-    def close(self) -> None:
-        self._thread.join()
+    def _answer(self, connection: socket.socket, packet: bytes) -> None:
+        kind = packet[0] >> 4
+        self.pings += kind == 12
+        if kind == 8:
+            connection.sendall(b"\x90\x04" + packet[2:4] + b"\x00\x01")
+        if kind in (8, 4):
+            self._sent += 1
+            mid = (self._sent % 65535 + 1).to_bytes(2)
+            connection.sendall(b"\x32\x0a\x00\x04in/a" + mid + b"\x00x")
 
 
 def test_a_connection_over_which_messages_come_needs_no_ping(

@@ -166,3 +166,17 @@ def test_both_readers_share_a_socket(pair: tuple[PlainSocket, socket.socket]) ->
     other.close()
     assert ours.published(MOST, properties=True) == []
     assert ours.recv(1) == b""
+
+
+def test_a_packet_inside_a_payload_is_none(pair: tuple[PlainSocket, socket.socket]) -> None:
+    """Whoever has begun a packet reads it to its end, whatever is in it."""
+    ours, other = pair
+    inner = publish(2, b"a", b"x", b"\0")
+    outer = publish(2, b"b", inner * 2, with_expiry())  # for paho
+    other.sendall(outer + inner)
+    assert ours.published(MOST, properties=True) == []
+    begun = len(outer) - 2 * len(inner)
+    assert b"".join(ours.recv(1) for _ in range(begun)) == outer[:begun]
+    assert ours.published(MOST, properties=True) == []
+    assert ours.recv(2 * len(inner)) == inner * 2
+    assert len(ours.published(MOST, properties=True)) == 1
