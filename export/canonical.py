@@ -10,7 +10,7 @@ from itertools import count
 
 import onnx
 
-NUMBERED = re.compile(r"val_\d+$")
+NUMBERED = re.compile(r"val_\d+(\.\d+)?$")
 
 
 def graphs_of(graph: onnx.GraphProto) -> list[onnx.GraphProto]:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, final
 
 import onnx
 import torch
-from onnxscript.optimizer import optimize
 from torch import Tensor, nn
 
 from edge_runtime.contract import (
@@ -34,6 +33,7 @@ from export.describe import NEXT, describe
 from export.hoist import hoist
 from export.model import Model
 from export.onnx_cells import OPSET, in_onnx
+from export.simplify import give_axes, simplify
 from export.sums import EXACT, Table
 from export.verify import (
     Evidence,
@@ -44,8 +44,6 @@ from export.verify import (
 from train.detectors import Checkpoint
 
 IR_VERSION = 10
-# Constants of up to so many bytes are computed here and not on the gateway; that is all of them.
-FOLDED = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +215,7 @@ def trace(model: Model, *, one_stream: bool = False, sums: Table = EXACT) -> onn
     with undisturbed():
         proto = _translate(example, model.state_names, sums)
     hoist(proto)
+    give_axes(proto)
     make_canonical(proto)
     proto.ir_version = IR_VERSION
     proto.producer_name = "andon"
@@ -242,9 +241,7 @@ def _translate(example: Example, names: Sequence[str], sums: Table) -> onnx.Mode
         raise ExportError(f"PyTorch cannot write the detector as ONNX: {_root(error)}") from error
     if program is None:
         raise ExportError("PyTorch gave no program")
-    # The exporter folds small constants only: from 64 hidden units on, the gates would be put in
-    # order on the gateway.
-    optimize(program.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    simplify(program.model)
     proto: onnx.ModelProto = program.model_proto
     return proto
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from train.delays import behind
 from train.layers import State
 
 NEVER = 1e12
@@ -49,8 +50,9 @@ class Adaptation(nn.Module):
     Args:
         features: Length of a sample.
         window: Samples that teach.
-        prefix: Of the names of the carried tensors.
-        scales: Whether the variance is adapted too.
+        prefix: Of the name of the carried tensor.
+        bounded: What comes never exceeds `REACH` and is in units of its own deviation: then only
+            the location is adapted.
 
     Attributes:
         location: ``n0`` ``[feature]``.
@@ -63,14 +65,13 @@ class Adaptation(nn.Module):
     variance: Tensor
 
     def __init__(
-        self, features: int, window: int, prefix: str = "", *, scales: bool = True
+        self, features: int, window: int, prefix: str = "", *, bounded: bool = False
     ) -> None:
         super().__init__()
         self.features = features
         self.window = window
-        self.scales = scales
-        names = ("seen", "sum", "squares") if scales else ("seen", "sum")
-        self.state_names = tuple(prefix + name for name in names)
+        self.scales = not bounded
+        self.state_names = (prefix + "sums",)
         self.register_buffer("location", torch.full((features,), NEVER))
         self.register_buffer("spread", torch.full((features,), NEVER))
         self.register_buffer("variance", torch.ones(features))
@@ -82,44 +83,56 @@ class Adaptation(nn.Module):
         self.variance.copy_(torch.from_numpy(prior.variance))
 
     def initial_state(self, streams: int) -> State:
-        """Zeros: ``[stream, 1]`` and one or two ``[stream, feature]``."""
-        widths = (1, self.features, self.features)
-        return {
-            name: self.variance.new_zeros(streams, width)
-            for name, width in zip(self.state_names, widths, strict=False)
-        }
+        """Zeros: ``[1, stream, feature]``, twice as wide where the variance is adapted too."""
+        width = self.features * (1 + self.scales)
+        (name,) = self.state_names
+        return {name: self.variance.new_zeros(1, streams, width)}
 
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, n: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
         """Adapts while there is something to learn, and applies.
 
         Args:
             x: ``[time, stream, feature]``.
+            n: How many samples of the stream there are so far, with each; see `so_far`.
             state: The tensors of `state_names`; others are ignored.
 
         Returns:
-            ``(x - location) / deviation`` of each sample, and the state after.
+            ``x - location``, the variance (None where that is not adapted), both
+            ``[time, stream, feature]``, and the state after.
         """
-        seen, *sums = (state[name] for name in self.state_names)
-        steps = torch.arange(1, x.shape[0] + 1).to(x.dtype).reshape(-1, 1, 1)
-        n = seen + steps  # [time, stream, 1]
-        taught = (n <= self.window).to(x.dtype) * x.clamp(-REACH, REACH)
+        (name,) = self.state_names
+        taught = (self.window + 1.0 - n).clamp(0.0, 1.0)  # 1 up to the window, 0 after it
         n = n.clamp(max=float(self.window))
-        total = _running(sums[0], taught)
-        location = total / (n + self.location)
+        if self.scales:
+            taught = taught * x.clamp(-REACH, REACH)
+            taught = torch.cat([taught, taught * taught], dim=2)
+        else:
+            taught = taught * x
+        # One by one from what was carried, so that no cut into calls changes a bit.
+        sums = behind(state[name], taught).cumsum(0)
+        after, sums = {name: sums[-1:]}, sums[1:]
         if not self.scales:
-            return x - location, self._after(n, total)
-        squares = _running(sums[1], taught * taught)
+            return x - sums / (n + self.location), None, after
+        total, squares = torch.split(sums, self.features, dim=2)
         around = torch.relu(squares - total * total / n)
         variance = (self.spread * self.variance + around) / (self.spread + n)
-        return (x - location) / torch.sqrt(variance), self._after(n, total, squares)
-
-    def _after(self, *carried: Tensor) -> State:
-        return {name: v[-1] for name, v in zip(self.state_names, carried, strict=True)}
+        return x - total / (n + self.location), variance, after
 
 
-def _running(before: Tensor, x: Tensor) -> Tensor:
-    """Sums so far ``[time, stream, feature]``, added up one by one from what was carried."""
-    return torch.cat([before.unsqueeze(0), x]).cumsum(0)[1:]
+def so_far(seen: Tensor, x: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Counts samples.
+
+    Args:
+        seen: How many there were before, ``[stream, 1]``.
+        x: Samples ``[time, stream, feature]``.
+        most: Beyond which it does not matter how many there were.
+
+    Returns:
+        How many there are with each sample, ``[time, stream, 1]``, and ``seen`` after them, at most
+        ``most``.
+    """
+    n = seen + x[:, :1, :1].clamp(1.0, 1.0).cumsum(0)  # ones, as long as time
+    return n, n.clamp(max=float(most))[-1]
 
 
 def fit_prior(streams: list[NDArray[np.float64]], window: int) -> Prior:

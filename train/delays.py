@@ -23,21 +23,29 @@ def behind(line: Tensor, x: Tensor) -> Tensor:
     return torch.cat([line, x])
 
 
-def boxcars(line: Tensor, spans: Sequence[int]) -> list[Tensor]:
-    """Means over the last samples, which unlike exponential ones forget.
+def boxcars(carried: Tensor, x: Tensor, spans: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+    """Sums over the last samples, which unlike exponential ones forget.
+
+    A sum over 2 k samples is that over the last k and the one that stood there k samples before. So
+    what is carried are the last sums over 1, 2, 4, ... samples, as many as each will be needed for,
+    and a new sample costs one addition a span.
 
     Args:
-        line: ``[spans[-1] - 1 + time, stream, ...]``.
+        carried: ``[spans[-1] - 1, stream, ...]``: the last sum over 1 sample, the last 2 over 2,
+            and so on; zeros where nothing has come.
+        x: Rows ``[time, stream, ...]``.
         spans: 1, 2, 4, ...: powers of two, none left out.
 
     Returns:
-        A mean ``[time, stream, ...]`` for each span.
+        A sum ``[time, stream, ...]`` for each span, and what is carried after.
     """
-    total, means = line, []  # total: sums over ``span`` rows that end at each row
-    for span in spans:
-        means.append(total[spans[-1] - span :] / span)
-        total = total[span:] + total[:-span]
-    return means
+    total, found, after = x, [x], []
+    for span, before in zip(spans, torch.split(carried, list(spans[:-1])), strict=False):
+        line = behind(before, total)
+        after.append(line[-span:])
+        total = total + line[:-span]
+        found.append(total)
+    return found, torch.cat(after)
 
 
 def geometric(line: Tensor, keep: float, taps: int) -> Tensor:

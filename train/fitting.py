@@ -49,7 +49,7 @@ def fit_adaptation(hybrid: Hybrid, history: History) -> None:
 def bounded_segments(hybrid: Hybrid, segments: Sequence[Segment]) -> tuple[Segment, ...]:
     """The history as the network is shown it."""
     xs = [as_tensor(segment.values) for segment in segments]
-    found = over_whole(hybrid.samples, hybrid.adaptation.initial_state, xs)
+    found = over_whole(hybrid.samples, hybrid.initial_state, xs)
     return tuple(
         replace(segment, values=u.double().numpy())
         for segment, u in zip(segments, found, strict=True)
@@ -141,24 +141,26 @@ def fit_members(hybrid: Hybrid, history: History, warm: int, stand_ins: StandIns
     known = [_rows(s, SPANS[-1], s.validation_rows) for s in segments]
     unseen = [_rows(s, max(warm, s.validation_rows), len(s.values)) for s in segments]
     scoring, shrinkage = hybrid.scoring, 0.0
-    averages = [_averages(signal) for signal in signals]  # each [span, row, signal * feature]
-    for at in range(len(SPANS)):
+    sums = [_sums(signal) for signal in signals]  # each [span, row, signal * feature]
+    for at, span in enumerate(SPANS):
         for k in range(scoring.signals):
             columns = slice(k * scoring.features, (k + 1) * scoring.features)
             streams: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
-            for segment, average, rows in zip(segments, averages, known, strict=True):
-                streams[segment.stream].append(average[at, rows, columns].double().numpy())
+            for segment, total, rows in zip(segments, sums, known, strict=True):
+                average = total[at, rows, columns].double().numpy() / span
+                streams[segment.stream].append(average)
             fit = whiten_streams([np.concatenate(parts) for parts in streams.values()])
             scoring.mean[at, columns] = torch.from_numpy(fit.mean)
             scoring.matrix[at * scoring.signals + k] = torch.from_numpy(fit.matrix)
             shrinkage = max(shrinkage, fit.shrinkage)
-    rooted = [
-        root(scoring.components(average[:, rows].unbind()).double().square().sum(2, keepdim=True))
-        for average, rows in zip(averages, unseen, strict=True)
-    ]
-    usual = torch.cat(rooted, dim=1)  # [member, row, 1]
-    scoring.centre.copy_(usual.mean(dim=1, keepdim=True))
-    scoring.deviation.copy_(usual.std(dim=1, keepdim=True).clamp(min=LEAST_DEVIATION))
+    scoring.deviation.fill_(1.0)  # the unit of components, until it is known
+    rooted = []
+    for total, rows in zip(sums, unseen, strict=True):
+        z = scoring.components(total[:, rows].unbind())
+        rooted.append(root(scoring.distances(z * z).double()))
+    usual = torch.cat(rooted)  # [row, member]
+    scoring.centre.copy_(usual.mean(dim=0).reshape(-1, 1, 1))
+    scoring.deviation.copy_(usual.std(dim=0).clamp(min=LEAST_DEVIATION).reshape(-1, 1, 1))
     return shrinkage
 
 
@@ -191,10 +193,10 @@ def _signals(hybrid: Hybrid) -> Run:
     return hybrid.signals
 
 
-def _averages(signal: Tensor) -> Tensor:
+def _sums(signal: Tensor) -> Tensor:
     """``[row, n] -> [span, row, n]``, from a cold start."""
-    line = torch.cat([signal.new_zeros(SPANS[-1] - 1, signal.shape[1]), signal])
-    return torch.stack(boxcars(line, SPANS))
+    carried = signal.new_zeros(SPANS[-1] - 1, signal.shape[1])
+    return torch.stack(boxcars(carried, signal, SPANS)[0])
 
 
 def _rows(segment: Segment, first: int, stop: int) -> slice:

@@ -29,6 +29,11 @@ def positive(w: Tensor) -> Tensor:
     return torch.where(below, 1.0, root) / torch.where(below, root, 1.0)
 
 
+def one_over_positive(w: Tensor) -> Tensor:
+    """``1 / positive(w)`` in fewer operators; far above 0 it is small, and no digit of it right."""
+    return torch.sqrt(w * w + 1.0) - w
+
+
 @final
 class Horizons(nn.Module):
     """Samples -> how surprising each is beside what was foretold of it.
@@ -91,7 +96,8 @@ class Horizons(nn.Module):
             the state after.
         """
         location, w, after = self._foretold(u, state, unroll)
-        return ((u.unsqueeze(2) - location) / positive(w)).flatten(2), after
+        apart = torch.cat([u] * len(HORIZONS), dim=2) - location
+        return apart * one_over_positive(w), after
 
     def costs(self, x: Tensor, target: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: ARG002
         """What is trained on; in training mode the network reads a disturbed input.
@@ -110,30 +116,34 @@ class Horizons(nn.Module):
             kept = (torch.rand(1, *x.shape[1:]) >= DROPPED).to(x.dtype)
             shown = (x + NOISE * torch.randn_like(x)) * kept
         location, w, after = self._foretold(shown, state, in_one_call)
-        return negative_log_likelihood(x.unsqueeze(2), location, w).mean(dim=(2, 3)), after
+        shape = (*x.shape[:2], len(HORIZONS), self.features)
+        lost = negative_log_likelihood(x.unsqueeze(2), location.reshape(shape), w.reshape(shape))
+        return lost.mean(dim=(2, 3)), after
 
     def _foretold(
         self, shown: Tensor, state: State, unroll: Unroll
     ) -> tuple[Tensor, Tensor, State]:
-        """What was said of each sample: locations and scales ``[time, stream, horizon, feature]``.
+        """What was said of each sample: locations and scales ``[time, stream, horizon * feature]``.
 
         Args:
             shown: What the network reads ``[time, stream, feature]``.
             state: The tensors of `state_names`.
             unroll: How a cell runs over time.
         """
-        time, streams = shown.shape[:2]
         hidden, after = self.stack(shown, state, unroll)
-        due = []
-        for name, ahead in zip(
-            self.waiting, torch.split(self.linear(hidden), 2 * self.features, dim=2), strict=True
+        locations, scales = [], []
+        for ahead, name, foretold in zip(
+            HORIZONS,
+            self.waiting,
+            torch.split(self.linear(hidden), 2 * self.features, dim=2),
+            strict=True,
         ):
-            line = behind(state[name], ahead)
-            due.append(line[:time])
-            after[name] = line[time:]
-        pairs = torch.cat(due, dim=2).reshape(time, streams, len(due), 2 * self.features)
-        location, w = torch.split(pairs, self.features, dim=3)
-        return location, w, after
+            line = behind(state[name], foretold)
+            location, w = torch.split(line[:-ahead], self.features, dim=2)
+            locations.append(location)
+            scales.append(w)
+            after[name] = line[-ahead:]
+        return torch.cat(locations, dim=2), torch.cat(scales, dim=2), after
 
 
 def negative_log_likelihood(x: Tensor, location: Tensor, w: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from train.adaptation import Adaptation
+from train.adaptation import Adaptation, so_far
 from train.cell import Cell
 from train.config import ModelConfig
 from train.horizons import HORIZONS, Horizons
@@ -40,6 +40,7 @@ class Hybrid(Normalised):
         network: Whether there is one.
 
     Attributes:
+        most: So many samples of a stream are counted.
         adaptation: From units of all streams to those of one.
         network: Foretells; None where it was left out.
         error_adaptation: How forecasts of one stream are usually off.
@@ -58,12 +59,14 @@ class Hybrid(Normalised):
         self.adaptation = Adaptation(count, WINDOW)
         self.network: Horizons | None = None
         signals = ["samples"]
-        names = self.adaptation.state_names
+        self.most = WINDOW
+        names: tuple[str, ...] = ("seen", *self.adaptation.state_names)
         if network:
             self.network = Horizons(model.cells, count, model.hidden, model.options)
             self.error_adaptation = Adaptation(
-                len(HORIZONS) * count, ERROR_WINDOW, "errors_", scales=False
+                len(HORIZONS) * count, ERROR_WINDOW, "errors_", bounded=True
             )
+            self.most = ERROR_WINDOW
             signals += [f"errors_{k}" for k in HORIZONS]
             names += (*self.network.state_names, *self.error_adaptation.state_names)
         self.scoring = MultiScale(signals, count)
@@ -75,12 +78,12 @@ class Hybrid(Normalised):
         parts = [self.adaptation]
         if self.network is not None:
             parts.append(self.error_adaptation)
-        return frozenset(name for part in parts for name in part.state_names)
+        return frozenset({"seen"}.union(*(part.state_names for part in parts)))
 
     @property
     def stream_axes(self) -> dict[str, int]:
         """Which axis of each carried tensor is the stream."""
-        axes = dict.fromkeys(self.state_names, 0) | self.scoring.stream_axes
+        axes = dict.fromkeys(self.state_names, 1) | {"seen": 0}
         return axes if self.network is None else axes | self.network.stream_axes
 
     @property
@@ -93,7 +96,8 @@ class Hybrid(Normalised):
         parts: list[Adaptation | Horizons | MultiScale] = [self.adaptation, self.scoring]
         if self.network is not None:
             parts += [self.network, self.error_adaptation]
-        return {
+        seen = {"seen": self.mean.new_zeros(streams, 1)}
+        return seen | {
             name: zeros for part in parts for name, zeros in part.initial_state(streams).items()
         }
 
@@ -127,11 +131,10 @@ class Hybrid(Normalised):
             state: The tensors of `state_names`.
 
         Returns:
-            In deviations of their own stream, bounded, and the adaptation's state after.
+            In deviations of their own stream, bounded, and the state after of what that takes.
         """
-        xn = self.normalised(x)
-        own, after = self.adaptation(xn, state)
-        return bounded(own, REACH), after
+        u, _, after = self._samples(x, state)
+        return u, after
 
     def signals(self, x: Tensor, state: State, unroll: Unroll = over_time) -> tuple[Tensor, State]:
         """What is judged: the samples, and the forecast errors of each horizon.
@@ -145,9 +148,15 @@ class Hybrid(Normalised):
             Side by side ``[time, stream, signal * feature]``, and the state after of all but the
             scoring.
         """
-        u, after = self.samples(x, state)
+        u, n, after = self._samples(x, state)
         if self.network is None:
             return u, after
         errors, told = self.network(u, state, unroll)
-        own, usual = self.error_adaptation(bounded(errors, ERROR_REACH), state)
+        own, _, usual = self.error_adaptation(bounded(errors, ERROR_REACH), n, state)
         return torch.cat([u, own], dim=2), {**after, **told, **usual}
+
+    def _samples(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """Bounded samples, how many there are so far, and the state after."""
+        n, seen = so_far(state["seen"], x, self.most)
+        apart, variance, after = self.adaptation(self.normalised(x), n, state)
+        return bounded(apart, REACH, variance), n, {"seen": seen, **after}

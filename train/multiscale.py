@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from train.delays import behind, boxcars, geometric
-from train.horizons import positive
+from train.horizons import one_over_positive
 from train.layers import State
 
 SPANS = (1, 2, 4, 8, 16)
@@ -17,27 +17,28 @@ FLOOR_LEVEL = 3.0
 """A member this far below its usual value, in deviations, counts as if it were there."""
 CEILING = 1e3
 """Deviations beyond which nothing is told apart."""
+TINY = 1e-12
+"""Lost beside any real deviation."""
 SLOPE = 0.5
 """Of the score at the alarm level, for each deviation of the level."""
 
 
-def bounded(z: Tensor, reach: float) -> Tensor:
-    """``z / sqrt(1 + (z / reach)^2)``: z near 0, never beyond ``reach``.
+def bounded(z: Tensor, reach: float, variance: Tensor | float = 1.0) -> Tensor:
+    """Deviations as they are near 0, but never beyond ``reach``.
 
     A sensor that fails to its largest value then weighs no more than one that is plainly wrong. Of
     operators that IEEE 754 rounds correctly, unlike tanh.
+
+    Args:
+        z: Differences of any shape.
+        reach: In deviations.
+        variance: Of ``z``, of the same shape.
+
+    Returns:
+        ``y / sqrt(1 + (y / reach)^2)`` with y the deviations, ``z / sqrt(variance)``.
     """
     ratio = z * (1.0 / reach)
-    return z / torch.sqrt(ratio * ratio + 1.0)
-
-
-def added(x: Tensor) -> Tensor:
-    """Sum over the first axis, always in the same order, ``[n, ...] -> [...]``."""
-    while x.shape[0] > 1:
-        half, odd = divmod(x.shape[0], 2)
-        pairs = x[:half] + x[half : 2 * half]
-        x = torch.cat([pairs, x[2 * half :]]) if odd else pairs
-    return x.squeeze(0)
+    return z / torch.sqrt(ratio * ratio + variance)
 
 
 @final
@@ -49,8 +50,9 @@ class MultiScale(nn.Module):
     number is nearly Gaussian (Hawkins & Wixley 1986), and is standardised by what is usual.
     Members are joined by a power mean, close to the largest of them, which is then smoothed.
 
-    All signals lie side by side in one tensor, and the members of one span beside one another:
-    every operation is then one for all of them, but for the product with a member's own matrix.
+    All members lie side by side in one row, and what belongs to each of them is spread over its
+    columns, or added up from them, by products with matrices of zeros and ones: every operation is
+    then one for all members.
 
     Args:
         signals: Names of the signals.
@@ -63,6 +65,8 @@ class MultiScale(nn.Module):
         centre: Usual fourth root ``[member, 1, 1]``.
         deviation: And its standard deviation ``[member, 1, 1]``.
         limit: The level that scores 1.0, a scalar.
+        spread: Gives each member's columns what is its own ``[member, member * feature]``.
+        gather: Averages each feature over the members ``[member * feature, feature]``.
         state_names: What is carried.
     """
 
@@ -71,6 +75,8 @@ class MultiScale(nn.Module):
     centre: Tensor
     deviation: Tensor
     limit: Tensor
+    spread: Tensor
+    gather: Tensor
 
     def __init__(self, signals: Sequence[str], features: int) -> None:
         super().__init__()
@@ -83,7 +89,11 @@ class MultiScale(nn.Module):
         self.register_buffer("centre", torch.zeros(count, 1, 1))
         self.register_buffer("deviation", torch.ones(count, 1, 1))
         self.register_buffer("limit", torch.zeros(()))
-        self.state_names = ("last_signals", "last_levels")
+        spread = torch.eye(count).repeat_interleave(features, dim=1)
+        self.register_buffer("spread", spread, persistent=False)
+        gather = torch.eye(features).repeat(count, 1) / count
+        self.register_buffer("gather", gather, persistent=False)
+        self.state_names = ("last_sums", "last_levels")
 
     @property
     def stream_axes(self) -> dict[str, int]:
@@ -93,27 +103,35 @@ class MultiScale(nn.Module):
     def initial_state(self, streams: int) -> State:
         """Zeros: a stream that has seen nothing stood at its mean, and its level was usual."""
         return {
-            "last_signals": self.mean.new_zeros(SPANS[-1] - 1, streams, self.mean.shape[1]),
+            "last_sums": self.mean.new_zeros(SPANS[-1] - 1, streams, self.mean.shape[1]),
             "last_levels": self.mean.new_zeros(TAPS - 1, streams),
         }
 
-    def components(self, averages: Sequence[Tensor]) -> Tensor:
-        """Whitened components of every member.
+    def components(self, sums: Sequence[Tensor]) -> Tensor:
+        """Whitened components of every member, in such units that its usual root deviates by 1.
 
         Args:
-            averages: Of all signals, for each span, ``[row, signal * feature]``.
+            sums: Of all signals, over each span, ``[row, signal * feature]``.
 
         Returns:
-            ``[member, row, feature]``.
+            ``[row, member * feature]``.
         """
-        # Each by its own matrix: onnxruntime's product of stacks rounds one row otherwise than many
-        parts = [
-            part
-            for average, mean in zip(averages, self.mean, strict=True)
-            for part in torch.split(average - mean, self.features, dim=1)
-        ]
-        z = [torch.matmul(part, matrix) for part, matrix in zip(parts, self.matrix, strict=True)]
-        return torch.cat(z).reshape(len(z), -1, self.features)
+        width, features = self.mean.shape[1], self.features
+        own = torch.eye(self.signals).reshape(self.signals, 1, self.signals, 1)
+        matrices = (self.matrix / self.deviation**2).reshape(len(SPANS), -1, features, 1, features)
+        matrices = (matrices * own).reshape(-1, width, width)  # for each span, on its diagonal
+        parts = []
+        for total, span, mean, matrix in zip(sums, SPANS, self.mean, matrices, strict=True):
+            parts.append(torch.addmm(-(mean @ matrix), total, matrix / span))
+        return torch.cat(parts, dim=1)
+
+    def distances(self, squared: Tensor) -> Tensor:
+        """T2 of each member from its squared components, ``[row, member * feature]``.
+
+        Returns:
+            ``[row, member]``, never 0.
+        """
+        return torch.matmul(squared, self.spread.T) + TINY
 
     def levels(self, signals: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """How unusual the last samples are.
@@ -127,23 +145,25 @@ class MultiScale(nn.Module):
             state after.
         """
         time, streams = signals.shape[:2]
-        line = behind(state["last_signals"], signals)
-        z = self.components([mean.flatten(0, 1) for mean in boxcars(line, SPANS)])
-        # The tiny summand gives 0 / 0 a meaning and is lost beside any real deviation.
-        squared = z * z + 1e-12
-        t2 = squared.sum(dim=2, keepdim=True)  # [member, row, 1]
-        power = powers((root(t2) - self.centre) / self.deviation)
-        total = added(torch.cat([squared * (power / t2), power], dim=2))  # [row, feature + 1]
-        parts, power = torch.split(total, self.features, dim=1)
-        contribution = parts / parts.sum(dim=1, keepdim=True)
-        levels = behind(state["last_levels"], power_mean(power, len(z)).reshape(time, streams))
-        after = {"last_signals": line[time:], "last_levels": levels[time:]}
+        sums, last_sums = boxcars(state["last_sums"], signals, SPANS)
+        z = self.components([total.flatten(0, 1) for total in sums])
+        squared = z * z
+        t2 = self.distances(squared)
+        usual = (self.centre / self.deviation).flatten()  # [member]
+        power = powers(root(t2) + (FLOOR_LEVEL - usual))
+        weights = torch.matmul(power / t2, self.spread)  # [row, member * feature]
+        # What a feature adds to the mean of all powers; the tiny summand gives 0 / 0 a meaning.
+        parts = torch.matmul(weights * squared, self.gather) + TINY**2
+        total = parts.sum(dim=1, keepdim=True)  # [row, 1]
+        joined = power_mean(total).reshape(time, streams)
+        levels = behind(state["last_levels"], joined)
+        after = {"last_sums": last_sums, "last_levels": levels[1 - TAPS :]}
         level = geometric(levels, KEEP, TAPS)
-        return level, contribution.reshape(time, streams, self.features), after
+        return level, (parts / total).reshape(time, streams, self.features), after
 
     def score(self, level: Tensor) -> Tensor:
         """1.0 at the limit; a level of 0.73 deviations less scores 0.7, the gateway's ``leave``."""
-        return positive((level - self.limit) * SLOPE)
+        return one_over_positive((self.limit - level) * SLOPE)
 
 
 def root(t2: Tensor) -> Tensor:
@@ -151,15 +171,15 @@ def root(t2: Tensor) -> Tensor:
     return torch.sqrt(torch.sqrt(t2))
 
 
-def powers(g: Tensor) -> Tensor:
-    """What members are joined by: the eighth power of deviations above `FLOOR_LEVEL`."""
+def powers(above: Tensor) -> Tensor:
+    """What members are joined by: the eighth power of deviations above minus `FLOOR_LEVEL`."""
     # Never 0, so that there is something to divide by, and so that the power stays finite.
-    above = torch.clamp(g + FLOOR_LEVEL, 1e-3, CEILING)
+    above = torch.clamp(above, 1e-3, CEILING)
     square = above * above
     fourth = square * square
     return fourth * fourth
 
 
-def power_mean(total: Tensor, count: int) -> Tensor:
-    """Power mean of order 8 of ``count`` deviations whose `powers` add up to ``total``."""
-    return torch.sqrt(torch.sqrt(torch.sqrt(total / count))) - FLOOR_LEVEL
+def power_mean(mean: Tensor) -> Tensor:
+    """Power mean of order 8 of deviations, from the mean of their `powers`."""
+    return torch.sqrt(torch.sqrt(torch.sqrt(mean))) - FLOOR_LEVEL

@@ -147,8 +147,8 @@ def test_what_a_model_knows_of_a_machine_outlives_a_gap() -> None:
     assert [reset.cause for reset in again.resets] == ["gap"]
     after = pipeline.streams.take([slot])
     assert [before["seen"].item(), after["seen"].item()] == [10, 11]
-    assert np.count_nonzero(before["last_signals"].any(axis=(1, 2))) > 5
-    assert np.count_nonzero(after["last_signals"].any(axis=(1, 2))) == 1
+    assert np.count_nonzero(before["last_sums"].any(axis=(1, 2))) > 5
+    assert np.count_nonzero(after["last_sums"].any(axis=(1, 2))) == 1
 
 
 # --- gaps, warm-up, status

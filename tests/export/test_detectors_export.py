@@ -25,8 +25,21 @@ def test_a_detector_keeps_every_promise_as_a_file(kind: str, features: int) -> N
     assert evidence.score_error < 1e-5
     assert [state.input for state in contract.states] == list(detector.state_names)
     kept = {state.input for state in contract.states if state.kept}
-    about_the_machine = {"seen", "sum", "squares", "errors_seen", "errors_sum"}
+    about_the_machine = {"seen", "sums", "errors_sums"}
     assert kept == about_the_machine & {*detector.state_names}
+
+
+@pytest.mark.parametrize("kind", ["multiscale", "t2", "mewma", "ewma"])
+def test_a_sample_with_nothing_unusual_at_all_has_equal_shares(kind: str) -> None:
+    """Exactly at the mean each share is 0 / 0 but for a tiny summand, which has to survive."""
+    detector = plausible_detector(kind, ["a", "b"])
+    proto = with_contract(trace(detector), describe(detector, sample_meta(warm_up_steps=100)))
+    session = session_from_bytes(proto)
+    x = np.tile(detector.mean.numpy(), (3, 2, 1))
+    outputs, _ = session.run(x, session.contract.initial_state(2))
+    assert np.isfinite(outputs.score).all()
+    assert outputs.contribution is not None
+    np.testing.assert_allclose(outputs.contribution.sum(axis=2), 1.0, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +50,7 @@ def hybrid() -> Session:
 
 def test_what_a_hybrid_knows_of_a_machine_is_kept_over_gaps(hybrid: Session) -> None:
     kept = {state.input for state in hybrid.contract.states if state.kept}
-    assert kept == {"seen", "sum", "squares", "errors_seen", "errors_sum"}
+    assert kept == {"seen", "sums", "errors_sums"}
 
 
 def test_a_sensor_that_fails_to_its_largest_value_leaves_scores_finite(hybrid: Session) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from train.adaptation import NEVER, Adaptation, Prior, fit_prior
+from train.adaptation import NEVER, Adaptation, Prior, fit_prior, so_far
+from train.layers import State
 
 
 def adaptation(
@@ -16,6 +17,17 @@ def adaptation(
     return made
 
 
+def adapted(made: Adaptation, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    """In deviations, and the state after with the count in it."""
+    n, seen = so_far(state["seen"], x, made.window)
+    apart, variance, after = made(x, n, state)
+    return apart if variance is None else apart / variance.sqrt(), {"seen": seen, **after}
+
+
+def start(made: Adaptation, streams: int = 1) -> State:
+    return {"seen": torch.zeros(streams, 1), **made.initial_state(streams)}
+
+
 def streams(between: float, rows: int = 2000, count: int = 12) -> list[NDArray[np.float64]]:
     rng = np.random.default_rng(0)
     return [rng.normal(rng.normal(0, between), 1, (rows, 1)) for _ in range(count)]
@@ -23,7 +35,8 @@ def streams(between: float, rows: int = 2000, count: int = 12) -> list[NDArray[n
 
 def test_location_and_variance_are_the_posterior_means() -> None:
     x = torch.tensor([1.0, 3.0, 2.0]).reshape(-1, 1, 1)
-    found, _ = adaptation(2.0, 3.0, 0.5)(x, adaptation(2.0, 3.0).initial_state(1))
+    made = adaptation(2.0, 3.0, 0.5)
+    found, _ = adapted(made, x, start(made))
     seen = np.array([1.0, 3.0, 2.0])
     location = seen.sum() / (3 + 2)
     variance = (3 * 0.5 + ((seen - 2) ** 2).sum()) / (3 + 3)
@@ -33,30 +46,40 @@ def test_location_and_variance_are_the_posterior_means() -> None:
 def test_what_comes_after_the_window_teaches_nothing() -> None:
     made = adaptation(1.0, 1.0)
     rng = np.random.default_rng(0)
-    start = torch.from_numpy(rng.normal(0, 1, (4, 1, 1))).float()
-    state = made.initial_state(1)
-    _, taught = made(start, state)
-    _, later = made(torch.full((100, 1, 1), 3.0), taught)
-    assert all(torch.equal(taught[name], later[name]) for name in made.state_names)
+    first = torch.from_numpy(rng.normal(0, 1, (4, 1, 1))).float()
+    _, taught = adapted(made, first, start(made))
+    _, later = adapted(made, torch.full((100, 1, 1), 3.0), taught)
+    assert taught["seen"].item() == made.window
+    assert all(torch.equal(taught[name], later[name]) for name in taught)
 
 
 def test_an_outlier_teaches_no_more_than_five_deviations() -> None:
     made = adaptation(1.0, 1.0)
-    _, one = made(torch.full((1, 1, 1), 1e3), made.initial_state(1))
-    _, other = made(torch.full((1, 1, 1), 5.0), made.initial_state(1))
-    assert torch.equal(one["sum"], other["sum"])
+    _, one = adapted(made, torch.full((1, 1, 1), 1e3), start(made))
+    _, other = adapted(made, torch.full((1, 1, 1), 5.0), start(made))
+    assert torch.equal(one["sums"], other["sums"])
+
+
+def test_what_is_bounded_already_has_its_location_moved_only() -> None:
+    made = Adaptation(1, 4, "own_", bounded=True)
+    made.location.fill_(2.0)
+    x = torch.tensor([1.0, 3.0, 2.0]).reshape(-1, 1, 1)
+    found, after = adapted(made, x, start(made))
+    assert found.flatten().tolist() == pytest.approx([1 - 1 / 3, 3 - 4 / 4, 2 - 6 / 5])
+    assert after["own_sums"].tolist() == [[[6.0]]]
 
 
 def test_pieces_and_batches_give_the_same_bits() -> None:
     made = adaptation(1.0, 7.0, window=9)
     x = torch.from_numpy(np.random.default_rng(0).normal(0, 1, (25, 3, 1))).float()
-    whole, after = made(x, made.initial_state(3))
-    state, parts = made.initial_state(1), []
+    whole, after = adapted(made, x, start(made, 3))
+    state, parts = start(made), []
     for part in torch.split(x[:, 1:2], 4):
-        y, state = made(part, state)
+        y, state = adapted(made, part, state)
         parts.append(y)
     assert torch.equal(torch.cat(parts), whole[:, 1:2])
-    assert all(torch.equal(state[name], after[name][1:2]) for name in made.state_names)
+    assert torch.equal(state["sums"], after["sums"][:, 1:2])
+    assert torch.equal(state["seen"], after["seen"][1:2])
 
 
 def test_streams_that_differ_are_believed_and_those_that_do_not_are_not() -> None:
@@ -81,5 +104,5 @@ def test_one_stream_says_nothing_about_others() -> None:
     made = Adaptation(1, 100)
     made.set(prior)
     x = torch.full((50, 1, 1), 2.0)
-    found, _ = made(x, made.initial_state(1))
+    found, _ = adapted(made, x, start(made))
     assert found == pytest.approx(2.0 / prior.variance.item() ** 0.5, rel=1e-6)

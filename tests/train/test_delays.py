@@ -11,14 +11,25 @@ def samples(rows: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(0, 1, (rows, 3, 2)))
 
 
-def test_a_boxcar_is_the_mean_of_the_last_samples() -> None:
-    x = samples(20)
+def test_a_boxcar_is_the_sum_of_the_last_samples() -> None:
+    x, spans = samples(20), (1, 2, 4, 8)
     line = behind(torch.zeros(7, 3, 2, dtype=x.dtype), x)
-    for span, mean in zip((1, 2, 4, 8), boxcars(line, (1, 2, 4, 8)), strict=True):
-        assert mean.shape == x.shape
+    sums, _ = boxcars(torch.zeros_like(line[:7]), x, spans)
+    for span, total in zip(spans, sums, strict=True):
+        assert total.shape == x.shape
         for t in range(20):
-            wanted = line[t + 8 - span : t + 8].mean(dim=0)
-            torch.testing.assert_close(mean[t], wanted)
+            torch.testing.assert_close(total[t], line[t + 8 - span : t + 8].sum(dim=0))
+
+
+@pytest.mark.parametrize("cut", [1, 3, 7, 15])
+def test_boxcars_in_pieces_give_the_same_bits(cut: int) -> None:
+    x, spans = samples(20).float(), (1, 2, 4, 8)
+    whole, after = boxcars(torch.zeros(7, 3, 2), x, spans)
+    first, carried = boxcars(torch.zeros(7, 3, 2), x[:cut], spans)
+    second, last = boxcars(carried, x[cut:], spans)
+    for parts in zip(first, second, whole, strict=True):
+        assert torch.equal(torch.cat(parts[:2]), parts[2])
+    assert torch.equal(last, after)
 
 
 @pytest.mark.parametrize("taps", [1, 2, 16])

@@ -6,7 +6,7 @@ import torch
 
 from train.config import ModelConfig
 from train.data import History, Segment
-from train.delays import behind, boxcars
+from train.delays import boxcars
 from train.fitting import (
     as_unseen,
     bounded_segments,
@@ -107,12 +107,13 @@ def test_usual_is_what_the_calibration_rows_show() -> None:
     state = made.initial_state(3)
     with torch.no_grad():
         signals, _ = made.signals(torch.stack(x, dim=1), state)
-        line = behind(state["last_signals"], signals)
-        z = made.scoring.components([mean.flatten(0, 1) for mean in boxcars(line, SPANS)])
-        roots = root(z.square().sum(dim=2, keepdim=True))
-    g = ((roots - made.scoring.centre) / made.scoring.deviation).reshape(5, ROWS, 3)[:, 510:]
-    assert g.mean(dim=(1, 2)).abs().max().item() < 1e-4
-    torch.testing.assert_close(g.std(dim=(1, 2)), torch.ones(5), rtol=1e-3, atol=1e-3)
+        sums, _ = boxcars(state["last_sums"], signals, SPANS)
+        z = made.scoring.components([total.flatten(0, 1) for total in sums])
+        roots = root(made.scoring.distances(z * z))  # [row, member]
+    usual = (made.scoring.centre / made.scoring.deviation).flatten()
+    g = (roots - usual).reshape(ROWS, 3, 5)[510:]
+    assert g.mean(dim=(0, 1)).abs().max().item() < 1e-4
+    torch.testing.assert_close(g.std(dim=(0, 1)), torch.ones(5), rtol=1e-3, atol=1e-3)
 
 
 def test_halves_hold_every_stream_once_and_one_stream_has_none() -> None:
