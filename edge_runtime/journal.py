@@ -70,7 +70,8 @@ log = logging.getLogger("andon")
 SNAPSHOT_EVERY_S = 5.0  # at most so often ...
 SNAPSHOT_WITHIN_S = 300.0  # ... and at least
 SAMPLES_PER_STREAM = 16  # a snapshot is worth so many samples of each touched stream ...
-MOST_SAMPLES = 100_000  # ... or so many in all, which a start runs again in a second
+MOST_SAMPLES = 100_000  # ... or so many in all, which a start runs again in a second ...
+MOST_PER_STREAM = 8  # ... or so many of each touched stream, if that is more
 TRIM_ROWS = 4  # rows of an old journal that go with each transaction
 TRIM_IDLE_ROWS = 256
 MORE_ROOM = 1, 4  # when max_mb is reached: how much of the journal goes, one after the other
@@ -220,10 +221,11 @@ class Journal:
         elapsed = now - self._snapshot_at
         if elapsed < SNAPSHOT_EVERY_S or not (self._since or self._epochs.dropping):
             return False
-        if self._since >= MOST_SAMPLES or elapsed >= SNAPSHOT_WITHIN_S or self._epochs.dropping:
+        if elapsed >= SNAPSHOT_WITHIN_S or self._epochs.dropping:
             return True
         touched = sum(int(track.pipeline.streams.touched.sum()) for track in self._tracks)
-        return self._since >= SAMPLES_PER_STREAM * touched
+        most = max(MOST_SAMPLES, MOST_PER_STREAM * touched)
+        return self._since >= min(SAMPLES_PER_STREAM * touched, most)
 
     def _write(self, group: Group, *, snapshot: bool, now_ns: int | None = None) -> None:
         """One transaction with the group, and a snapshot of what was touched behind it."""
@@ -337,7 +339,7 @@ class Journal:
         ours = zip((track.pipeline.streams for track in self._tracks), self._numbers, strict=True)
         for streams, numbers in (*ours, *more):
             rows = snapshots(sql, epoch, numbers, streams)
-            sql.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", list(rows))
+            sql.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", rows)
         sql.execute("UPDATE meta SET value = ? WHERE key = 'snapshot'", (sealed_number(seq),))
 
     def _note_snapshots(self, epoch: Epoch | None) -> None:

@@ -22,6 +22,7 @@ _HEADER = struct.Struct("<BBHII")  # version, what is in it, features, streams, 
 _HAS_SEQ, _EVICTED = 1, 2
 _CRC = struct.Struct("<I")
 _NUMBER = struct.Struct("<q")
+_PLACES = tuple(struct.Struct(f"<{count}q") for count in range(3))
 
 
 class Place(NamedTuple):
@@ -188,7 +189,7 @@ def opened_number(row: object, what: str) -> int:
 
 
 def _crc(content: bytes, place: Sequence[int]) -> int:
-    return zlib.crc32(content, zlib.crc32(struct.pack(f"<{len(place)}q", *place)))
+    return zlib.crc32(content, zlib.crc32(_PLACES[len(place)].pack(*place)))
 
 
 def _seq(block: Block) -> NDArray[np.int64]:

@@ -17,7 +17,8 @@ from edge_runtime.records import Admitted, Place, decode_admitted, opened, opene
 from edge_runtime.results import NO_SEQ, Block, Result
 from edge_runtime.settings import Settings
 
-SAMPLES_AT_ONCE = 1 << 16
+SAMPLES_AT_ONCE = 1 << 16  # that are run again in one go, or ...
+SAMPLES_OF_EACH = 4  # ... so many of each stream, if that is more: short blocks cost most
 NO_END = 2**63 - 1
 
 _STREAM_BITS = 32
@@ -136,7 +137,7 @@ def run_journal(
         StoreDamagedError: If a row is missing, or is not what was written.
     """
     rows: list[Admitted] = []
-    waiting = 0
+    waiting, at_once = 0, max(SAMPLES_AT_ONCE, SAMPLES_OF_EACH * len(names))
     for place, data in _rows_of(database, part):
         row = decode_admitted(place, data)
         if row.evicted:
@@ -147,7 +148,7 @@ def run_journal(
             continue
         rows.append(row)
         waiting += len(row.ts)
-        if waiting >= SAMPLES_AT_ONCE:
+        if waiting >= at_once:
             yield from _run(rows, pipeline, names, part)
             rows, waiting = [], 0
     yield from _run(rows, pipeline, names, part)

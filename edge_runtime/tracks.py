@@ -11,6 +11,8 @@ from edge_runtime.records import sealed
 from edge_runtime.recovery import snapshot_key
 from edge_runtime.streams import Streams
 
+_AT_ONCE = 4096  # streams that are written down at a time, which bounds the memory it takes
+
 
 @dataclass(frozen=True, slots=True)
 class Track:
@@ -67,12 +69,16 @@ def snapshots(
         numbers: Of the pipeline.
         streams: Its streams; None if there is nothing to remember of any of them.
     """
-    records = dict.fromkeys(numbers.evicted, b"")
-    if streams is not None:
-        touched = np.flatnonzero(streams.touched).tolist()
-        slots = [slot for slot in touched if streams.names[slot] is not None]
-        names = [streams.names[slot] or "" for slot in slots]
-        records |= zip(numbers.of(sql, names), streams.dump(slots), strict=True)
-    for number, record in records.items():
-        place = snapshot_key(epoch, number), number
-        yield (*place, sealed(record, *place))
+    for number in numbers.evicted:
+        key = snapshot_key(epoch, number)
+        yield key, number, sealed(b"", key, number)
+    if streams is None:
+        return
+    touched = np.flatnonzero(streams.touched).tolist()
+    slots = [slot for slot in touched if streams.names[slot] is not None]
+    for at in range(0, len(slots), _AT_ONCE):
+        some = slots[at : at + _AT_ONCE]
+        found = numbers.of(sql, [streams.names[slot] or "" for slot in some])
+        for number, record in zip(found, streams.dump(some), strict=True):
+            key = snapshot_key(epoch, number)
+            yield key, number, sealed(record, key, number)

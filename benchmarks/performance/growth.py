@@ -1,7 +1,8 @@
 """How the cost of a message grows with the number of streams: decoding, pipeline and journal.
 
 In this process, without a broker: a broker would cost the same for each. A turn ends with a
-snapshot of all streams, as a gateway at full rate writes one for about as many messages.
+snapshot of all streams, and has as many messages as a gateway at full rate takes from one snapshot
+to the next.
 """
 
 import statistics
@@ -17,7 +18,7 @@ from benchmarks.performance.measure import Case, Figures, Measure, Plan, alterna
 from benchmarks.performance.models import lstm, normal
 from benchmarks.throughput import FEATURES
 from edge_runtime.config import StateConfig
-from edge_runtime.journal import Journal
+from edge_runtime.journal import MOST_PER_STREAM, MOST_SAMPLES, Journal
 from edge_runtime.store import Group
 from edge_runtime.tracks import Track
 
@@ -31,9 +32,14 @@ FIRST_GROUP = 1000  # while streams are new, which is not timed
 
 def measure(plan: Plan) -> Iterator[Figures]:
     """Row 8: each number of streams beside the one whose median is the least."""
-    messages = plan.size(100_000, 20_000)
     sizes = SIZES[: plan.size(len(SIZES), QUICK_SIZES)]
-    sides = {str(streams): partial(_turn, plan, streams, messages) for streams in sizes}
+    most = plan.size(MOST_SAMPLES, 20_000)
+    sides = {
+        str(streams): partial(
+            _turn, plan, streams, max(most, plan.size(MOST_PER_STREAM, 1) * streams)
+        )
+        for streams in sizes
+    }
     figures = alternate(sides, plan.size(3, 1), warm=not plan.quick)
     best = min(figures.values(), key=statistics.median)
     for streams in sizes:

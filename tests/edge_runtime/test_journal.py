@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import edge_runtime.journal
+import edge_runtime.tracks
 from edge_runtime.config import AlarmConfig
 from edge_runtime.database import open_database
 from edge_runtime.epochs import EPOCHS
@@ -62,6 +63,49 @@ def test_a_killed_gateway_goes_on_as_if_nothing_had_happened(
             assert site.states() == undisturbed.states()
     assert run_again > 50
     assert site.states() == undisturbed.states()
+
+
+@pytest.mark.parametrize(
+    ("per_stream", "most", "most_per_stream", "groups"),
+    [(16, 10, 3, 3), (16, 20, 3, 4), (2, 10, 3, 2)],
+)
+def test_a_snapshot_is_due_after_so_many_samples(
+    tmp_path: Path,
+    sessions: dict[str, Session],
+    monkeypatch: pytest.MonkeyPatch,
+    per_stream: int,
+    most: int,
+    most_per_stream: int,
+    groups: int,
+) -> None:
+    """Of five streams, a sample of each in a group."""
+    monkeypatch.setattr(edge_runtime.journal, "SNAPSHOT_EVERY_S", -1.0)
+    monkeypatch.setattr(edge_runtime.journal, "SAMPLES_PER_STREAM", per_stream)
+    monkeypatch.setattr(edge_runtime.journal, "MOST_SAMPLES", most)
+    monkeypatch.setattr(edge_runtime.journal, "MOST_PER_STREAM", most_per_stream)
+    site = Site(tmp_path / "a.db", [sessions["gru"]]).open()
+    blocks, before = [block for some in story(1) for block in some], site.journal.snapshots
+    for group in range(1, groups + 1):
+        assert site.journal.snapshots == before
+        site.take({0: blocks[5 * group - 5 : 5 * group]})
+        site.journal.tidy(START)
+    assert site.journal.snapshots == before + 1
+
+
+def test_many_streams_are_written_down_some_at_a_time(
+    tmp_path: Path, sessions: dict[str, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_runtime.tracks, "_AT_ONCE", 2)
+    site = Site(tmp_path / "a.db", [sessions["gru"]]).open()
+    for some in story(2):
+        site.take({0: some})
+    before = site.states()
+    site.snapshot()
+    site.kill()
+    site = Site(tmp_path / "a.db", [sessions["gru"]]).open()
+    assert site.journal.starts[0].samples == 0
+    assert site.states() == before
+    assert len(before) == 5
 
 
 def test_what_has_not_left_leaves_after_the_start_in_order(
