@@ -33,12 +33,11 @@ class Model(Sensors, Protocol):
 
     `train.detector.Detector` is one as it stands; `export.stepwise.Stepwise` makes one of any
     module that offers a step.
-
-    Attributes:
-        state_names: Names of the carried tensors, in a fixed order.
     """
 
-    state_names: tuple[str, ...]
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the carried tensors, in a fixed order."""
 
     @property
     def look_ahead(self) -> int:

@@ -71,6 +71,7 @@ def plausible_detector(kind: str, features: Sequence[str], hidden: int = 8) -> A
             buffer.copy_(buffer + drawn if leaf == "matrix" else drawn)
         elif leaf == "limit":
             buffer.fill_(0.6 if kind == "halfspace" else 2.0)
+    detector.load_state_dict(detector.state_dict())  # which says that they have changed
     return detector.eval()
 
 

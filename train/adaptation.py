@@ -58,6 +58,8 @@ class Adaptation(nn.Module):
         location: ``n0`` ``[feature]``.
         spread: ``k`` ``[feature]``.
         variance: ``v`` ``[feature]``.
+        adapts: Whether a sample moves anything. Where nothing is known of other streams none does,
+            and nothing is carried.
     """
 
     location: Tensor
@@ -71,36 +73,56 @@ class Adaptation(nn.Module):
         self.features = features
         self.window = window
         self.scales = not bounded
-        self.state_names = (prefix + "sums",)
+        self.adapts = False
+        self._name = prefix + "sums"
         self.register_buffer("location", torch.full((features,), NEVER))
         self.register_buffer("spread", torch.full((features,), NEVER))
         self.register_buffer("variance", torch.ones(features))
+        self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Name of the carried tensor."""
+        return (self._name,) if self.adapts else ()
 
     def set(self, prior: Prior) -> None:
         """Takes over what was measured, in place."""
         self.location.copy_(torch.from_numpy(prior.location))
         self.spread.copy_(torch.from_numpy(prior.spread))
         self.variance.copy_(torch.from_numpy(prior.variance))
+        self.look()
+
+    def set_location(self, weight: float) -> None:
+        """The weight of no location at all, in samples, the same for each feature, in place."""
+        self.location.fill_(weight)
+        self.look()
+
+    def look(self) -> None:
+        """Finds out whether it adapts, after its tensors have changed."""
+        self.adapts = bool((torch.cat([self.location, self.spread]) < NEVER).any())
 
     def initial_state(self, streams: int) -> State:
         """Zeros: ``[1, stream, feature]``, twice as wide where the variance is adapted too."""
         width = self.features * (1 + self.scales)
-        (name,) = self.state_names
-        return {name: self.variance.new_zeros(1, streams, width)}
+        return {name: self.variance.new_zeros(1, streams, width) for name in self.state_names}
 
-    def forward(self, x: Tensor, n: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
+    def forward(
+        self, x: Tensor, n: Tensor | None, state: State
+    ) -> tuple[Tensor, Tensor | None, State]:
         """Adapts while there is something to learn, and applies.
 
         Args:
             x: ``[time, stream, feature]``.
-            n: How many samples of the stream there are so far, with each; see `so_far`.
+            n: How many samples of the stream there are so far, with each; see `so_far`. None where
+                nothing adapts.
             state: The tensors of `state_names`; others are ignored.
 
         Returns:
-            ``x - location``, the variance (None where that is not adapted), both
-            ``[time, stream, feature]``, and the state after.
+            ``x - location`` ``[time, stream, feature]``, the variance of that shape or, where
+            nothing adapts, ``[feature]`` (None where it is 1), and the state after.
         """
-        (name,) = self.state_names
+        if n is None or not self.adapts:
+            return x, self.variance if self.scales else None, {}
         taught = (self.window + 1.0 - n).clamp(0.0, 1.0)  # 1 up to the window, 0 after it
         n = n.clamp(max=float(self.window))
         if self.scales:
@@ -109,14 +131,19 @@ class Adaptation(nn.Module):
         else:
             taught = taught * x
         # One by one from what was carried, so that no cut into calls changes a bit.
-        sums = behind(state[name], taught).cumsum(0)
-        after, sums = {name: sums[-1:]}, sums[1:]
+        sums = behind(state[self._name], taught).cumsum(0)
+        after, sums = {self._name: sums[-1:]}, sums[1:]
         if not self.scales:
             return x - sums / (n + self.location), None, after
         total, squares = torch.split(sums, self.features, dim=2)
         around = torch.relu(squares - total * total / n)
         variance = (self.spread * self.variance + around) / (self.spread + n)
         return x - total / (n + self.location), variance, after
+
+
+def _loaded(module: nn.Module, _: object) -> None:
+    if isinstance(module, Adaptation):
+        module.look()
 
 
 def so_far(seen: Tensor, x: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ def fit_adaptation(hybrid: Hybrid, history: History) -> None:
             rows[segment.stream].append((fit - mean) / scale)
     hybrid.adaptation.set(fit_prior([np.concatenate(parts) for parts in rows.values()], WINDOW))
     if hybrid.network is not None and len(rows) > 1:
-        hybrid.error_adaptation.location.fill_(ERROR_WEIGHT)
+        hybrid.error_adaptation.set_location(ERROR_WEIGHT)
 
 
 def bounded_segments(hybrid: Hybrid, segments: Sequence[Segment]) -> tuple[Segment, ...]:

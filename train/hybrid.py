@@ -45,12 +45,10 @@ class Hybrid(Normalised):
         network: Foretells; None where it was left out.
         error_adaptation: How forecasts of one stream are usually off.
         scoring: From signals to a level and a score.
-        state_names: Names of the carried tensors, in a fixed order.
     """
 
     look_ahead = 0
     target = None
-    state_names: tuple[str, ...]
 
     def __init__(self, features: Sequence[str], model: ModelConfig, *, network: bool) -> None:
         super().__init__(features)
@@ -60,7 +58,6 @@ class Hybrid(Normalised):
         self.network: Horizons | None = None
         signals = ["samples"]
         self.most = WINDOW
-        names: tuple[str, ...] = ("seen", *self.adaptation.state_names)
         if network:
             self.network = Horizons(model.cells, count, model.hidden, model.options)
             self.error_adaptation = Adaptation(
@@ -68,22 +65,31 @@ class Hybrid(Normalised):
             )
             self.most = ERROR_WINDOW
             signals += [f"errors_{k}" for k in HORIZONS]
-            names += (*self.network.state_names, *self.error_adaptation.state_names)
         self.scoring = MultiScale(signals, count)
-        self.state_names = (*names, *self.scoring.state_names)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the carried tensors, in a fixed order."""
+        network = () if self.network is None else self.network.state_names
+        return (*self._kept, *network, *self.scoring.state_names)
 
     @property
     def kept_names(self) -> frozenset[str]:
         """What is about the machine: a gap in its samples changes nothing in it."""
-        parts = [self.adaptation]
+        return frozenset(self._kept)
+
+    @property
+    def _kept(self) -> tuple[str, ...]:
+        adaptations = [self.adaptation]
         if self.network is not None:
-            parts.append(self.error_adaptation)
-        return frozenset({"seen"}.union(*(part.state_names for part in parts)))
+            adaptations.append(self.error_adaptation)
+        names = [name for part in adaptations for name in part.state_names]
+        return ("seen", *names) if names else ()
 
     @property
     def stream_axes(self) -> dict[str, int]:
         """Which axis of each carried tensor is the stream."""
-        axes = dict.fromkeys(self.state_names, 1) | {"seen": 0}
+        axes = {name: int(name != "seen") for name in self.state_names}
         return axes if self.network is None else axes | self.network.stream_axes
 
     @property
@@ -96,7 +102,7 @@ class Hybrid(Normalised):
         parts: list[Adaptation | Horizons | MultiScale] = [self.adaptation, self.scoring]
         if self.network is not None:
             parts += [self.network, self.error_adaptation]
-        seen = {"seen": self.mean.new_zeros(streams, 1)}
+        seen = {"seen": self.mean.new_zeros(streams, 1)} if self._kept else {}
         return seen | {
             name: zeros for part in parts for name, zeros in part.initial_state(streams).items()
         }
@@ -155,8 +161,10 @@ class Hybrid(Normalised):
         own, _, usual = self.error_adaptation(bounded(errors, ERROR_REACH), n, state)
         return torch.cat([u, own], dim=2), {**after, **told, **usual}
 
-    def _samples(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """Bounded samples, how many there are so far, and the state after."""
-        n, seen = so_far(state["seen"], x, self.most)
+    def _samples(self, x: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
+        """Bounded samples, how many there are so far (if that matters), and the state after."""
+        n, seen = None, {}
+        if self._kept:
+            n, seen["seen"] = so_far(state["seen"], x, self.most)
         apart, variance, after = self.adaptation(self.normalised(x), n, state)
-        return bounded(apart, REACH, variance), n, {"seen": seen, **after}
+        return bounded(apart, REACH, variance), n, seen | after

@@ -32,7 +32,7 @@ def bounded(z: Tensor, reach: float, variance: Tensor | float = 1.0) -> Tensor:
     Args:
         z: Differences of any shape.
         reach: In deviations.
-        variance: Of ``z``, of the same shape.
+        variance: Of ``z``, of the same shape or one that is broadcast.
 
     Returns:
         ``y / sqrt(1 + (y / reach)^2)`` with y the deviations, ``z / sqrt(variance)``.

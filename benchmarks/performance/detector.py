@@ -13,23 +13,33 @@ from edge_runtime.session import Float32
 from train.config import ModelConfig
 
 STEPS = 1000
+MACHINES = 4
 
 
 class Shape(NamedTuple):
-    """How many streams, how many steps a call, and the bar."""
+    """How many machines' history, how many streams, how many steps a call, and the bar."""
 
+    machines: int
     streams: int
     steps: int
-    bar: float
+    bar: float | None
 
     @property
     def name(self) -> str:
         """For people."""
         steps = "one step" if self.steps == 1 else f"{self.steps:,} steps"
-        return f"{self.streams} stream{'s' * (self.streams > 1)}, {steps} a call"
+        calls = f"{self.streams} stream{'s' * (self.streams > 1)}, {steps} a call"
+        return calls if self.machines > 1 else f"fitted to one machine: {calls}"
 
 
-SHAPES = (Shape(1, STEPS, 2.5), Shape(64, STEPS, 2.0), Shape(64, 1, 2.0))
+SHAPES = (
+    Shape(MACHINES, 1, STEPS, 2.5),
+    Shape(MACHINES, 64, STEPS, 2.0),
+    Shape(MACHINES, 64, 1, 2.0),
+    Shape(1, 1, STEPS, None),
+    Shape(1, 64, STEPS, None),
+    Shape(1, 64, 1, None),
+)
 MODULES: dict[str, type[torch.nn.LSTM | torch.nn.GRU]] = {
     "lstm": torch.nn.LSTM,
     "gru": torch.nn.GRU,
@@ -38,13 +48,17 @@ MODULES: dict[str, type[torch.nn.LSTM | torch.nn.GRU]] = {
 
 def measure(plan: Plan) -> Iterator[Figures]:
     """Row 12: both get the samples of simulated pumps, the operator in units of their spread."""
-    session = fitted_hybrid(plan.folder / "hybrid")
-    contract, model = session.contract, ModelConfig()
+    sessions = {
+        machines: fitted_hybrid(plan.folder / f"hybrid-{machines}", machines)
+        for machines in (MACHINES, 1)
+    }
+    model, features = ModelConfig(), sessions[1].contract.features
     (cell,) = model.cells
-    module: Module = MODULES[cell](len(contract.features), model.hidden)
-    detector, operator = Alone.of(session), kernel(module)
-    what = f"{cell.upper()}-{model.hidden}, {len(contract.features)} sensors"
+    module: Module = MODULES[cell](len(features), model.hidden)
+    operator = kernel(module)
+    what = f"{cell.upper()}-{model.hidden}, {len(features)} sensors"
     for shape in SHAPES:
+        detector = Alone.of(sessions[shape.machines])
         values = [pump(f"pump-{at + 1}", STEPS).values for at in range(shape.streams)]
         x = np.stack(values, axis=1)
         scaled = (x - x.mean(axis=(0, 1))) / x.std(axis=(0, 1))

@@ -111,22 +111,26 @@ def _exported(checkpoint: Checkpoint) -> Session:
     return session_from_bytes(with_contract(trace(checkpoint.detector), contract))
 
 
-def fitted_hybrid(folder: Path) -> Session:
-    """The default detector, fitted to a simulated pump, calibrated and exported.
+def fitted_hybrid(folder: Path, machines: int) -> Session:
+    """The default detector, fitted to simulated pumps, calibrated and exported.
 
     Everything is as by default but the passes over the history, of which there are few.
 
     Args:
         folder: Where history and run go.
+        machines: How many pumps; fitted to one, it does not adapt to others.
 
     Raises:
         RuntimeError: If its network was left out.
     """
     folder.mkdir()
-    history = folder / "pump-1.csv"
-    write_csv(history, [("pump-1", pump("pump-1", FIT_ROWS))], machine_column=False)
+    files = []
+    for name in (f"pump-{number + 1}" for number in range(machines)):
+        path = folder / f"{name}.csv"
+        files.append(Files((path,)))
+        write_csv(path, [(name, pump(name, FIT_ROWS))], machine_column=False)
     config = override(TrainConfig(), {"epochs": FIT_EPOCHS})
-    experiment, run = Experiment(config, [Files((history,))], lambda _: None), Folder(folder)
+    experiment, run = Experiment(config, files, lambda _: None), Folder(folder)
     progress = experiment.start()
     if progress is not None:
         for _ in experiment.fit(progress, run):

@@ -8,6 +8,8 @@ from export.describe import describe
 from export.to_onnx import trace, with_contract
 from export.verify import check_operators, verify
 from sample_models import plausible_detector, sample_meta, sample_model
+from train.adaptation import NEVER, Prior
+from train.hybrid import Hybrid
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,18 @@ def hybrid() -> Session:
 def test_what_a_hybrid_knows_of_a_machine_is_kept_over_gaps(hybrid: Session) -> None:
     kept = {state.input for state in hybrid.contract.states if state.kept}
     assert kept == {"seen", "sums", "errors_sums"}
+
+
+def test_a_detector_of_one_machine_carries_nothing_that_never_moves() -> None:
+    """With one stream in its history nothing is known of others, and nothing is adapted."""
+    detector = plausible_detector("multiscale", ["a", "b"])
+    assert isinstance(detector, Hybrid)
+    detector.adaptation.set(Prior(*(np.full(2, value) for value in (NEVER, NEVER, 2.0))))
+    contract = describe(detector, sample_meta(warm_up_steps=100))
+    assert [state.input for state in contract.states] == ["last_sums", "last_levels"]
+    proto = trace(detector)
+    assert not any(node.op_type == "CumSum" for node in proto.graph.node)
+    verify(session_from_bytes(with_contract(proto, contract)), detector, lambda _: None)
 
 
 def test_a_sensor_that_fails_to_its_largest_value_leaves_scores_finite(hybrid: Session) -> None:

@@ -62,7 +62,7 @@ def test_an_outlier_teaches_no_more_than_five_deviations() -> None:
 
 def test_what_is_bounded_already_has_its_location_moved_only() -> None:
     made = Adaptation(1, 4, "own_", bounded=True)
-    made.location.fill_(2.0)
+    made.set_location(2.0)
     x = torch.tensor([1.0, 3.0, 2.0]).reshape(-1, 1, 1)
     found, after = adapted(made, x, start(made))
     assert found.flatten().tolist() == pytest.approx([1 - 1 / 3, 3 - 4 / 4, 2 - 6 / 5])
@@ -104,5 +104,13 @@ def test_one_stream_says_nothing_about_others() -> None:
     made = Adaptation(1, 100)
     made.set(prior)
     x = torch.full((50, 1, 1), 2.0)
+    assert made.state_names == ()
     found, _ = adapted(made, x, start(made))
     assert found == pytest.approx(2.0 / prior.variance.item() ** 0.5, rel=1e-6)
+
+
+def test_whether_it_adapts_is_found_out_after_loading() -> None:
+    known, other = adaptation(1.0, 1.0), Adaptation(1, 4)
+    assert not other.adapts
+    other.load_state_dict(known.state_dict())
+    assert other.state_names == known.state_names == ("sums",)
