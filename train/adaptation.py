@@ -55,7 +55,7 @@ class Adaptation(nn.Module):
             the location is adapted.
 
     Attributes:
-        location: ``n0`` ``[feature]``.
+        location: ``n0`` ``[feature]``; ``[1]`` where only the location is adapted.
         spread: ``k`` ``[feature]``.
         variance: ``v`` ``[feature]``.
         adapts: Whether a sample moves anything. Where nothing is known of other streams none does,
@@ -75,7 +75,7 @@ class Adaptation(nn.Module):
         self.scales = not bounded
         self.adapts = False
         self._name = prefix + "sums"
-        self.register_buffer("location", torch.full((features,), NEVER))
+        self.register_buffer("location", torch.full((1 if bounded else features,), NEVER))
         self.register_buffer("spread", torch.full((features,), NEVER))
         self.register_buffer("variance", torch.ones(features))
         self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
@@ -93,7 +93,7 @@ class Adaptation(nn.Module):
         self.look()
 
     def set_location(self, weight: float) -> None:
-        """The weight of no location at all, in samples, the same for each feature, in place."""
+        """The weight of none at all, in samples, the same for each feature, in place."""
         self.location.fill_(weight)
         self.look()
 

@@ -34,18 +34,18 @@ def boxcars(carried: Tensor, x: Tensor, spans: Sequence[int]) -> tuple[list[Tens
         carried: ``[spans[-1] - 1, stream, ...]``: the last sum over 1 sample, the last 2 over 2,
             and so on; zeros where nothing has come.
         x: Rows ``[time, stream, ...]``.
-        spans: 1, 2, 4, ...: powers of two, none left out.
+        spans: Powers of two, ascending.
 
     Returns:
         A sum ``[time, stream, ...]`` for each span, and what is carried after.
     """
-    total, found, after = x, [x], []
-    for span, before in zip(spans, torch.split(carried, list(spans[:-1])), strict=False):
-        line = behind(before, total)
-        after.append(line[-span:])
-        total = total + line[:-span]
-        found.append(total)
-    return found, torch.cat(after)
+    halves = [1 << k for k in range(spans[-1].bit_length() - 1)]
+    sums, after = {1: x}, []
+    for half, before in zip(halves, torch.split(carried, halves), strict=True):
+        line = behind(before, sums[half])
+        after.append(line[-half:])
+        sums[2 * half] = sums[half] + line[:-half]
+    return [sums[span] for span in spans], torch.cat(after)
 
 
 def geometric(line: Tensor, keep: float, taps: int) -> Tensor:

@@ -14,7 +14,7 @@ from train.hybrid import Hybrid
 from train.saved import read_saved, write_saved
 from train.trees import Trees
 
-CHECKPOINT_SCHEMA = 3
+CHECKPOINT_SCHEMA = 4
 
 AnyDetector = Detector | Hybrid | Chart | Trees
 

@@ -156,8 +156,8 @@ def fit_members(hybrid: Hybrid, history: History, warm: int, stand_ins: StandIns
     scoring.deviation.fill_(1.0)  # the unit of components, until it is known
     rooted = []
     for total, rows in zip(sums, unseen, strict=True):
-        z = scoring.components(total[:, rows].unbind())
-        rooted.append(root(scoring.distances(z * z).double()))
+        squared = [z * z for z in scoring.components(total[:, rows].unbind())]
+        rooted.append(root(scoring.distances(squared).double()))
     usual = torch.cat(rooted)  # [row, member]
     scoring.centre.copy_(usual.mean(dim=0).reshape(-1, 1, 1))
     scoring.deviation.copy_(usual.std(dim=0).clamp(min=LEAST_DEVIATION).reshape(-1, 1, 1))

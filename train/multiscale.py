@@ -1,6 +1,7 @@
 """Bounded signals -> one level: Hotelling's T2 over several spans of time, joined."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import final
 
 import torch
@@ -10,7 +11,7 @@ from train.delays import behind, boxcars, geometric
 from train.horizons import one_over_positive
 from train.layers import State
 
-SPANS = (1, 2, 4, 8, 16)
+SPANS = (1, 4, 16)
 KEEP, TAPS = 0.8, 16
 """How the level is smoothed: weight of the sample before, and how many count."""
 FLOOR_LEVEL = 3.0
@@ -50,9 +51,9 @@ class MultiScale(nn.Module):
     number is nearly Gaussian (Hawkins & Wixley 1986), and is standardised by what is usual.
     Members are joined by a power mean, close to the largest of them, which is then smoothed.
 
-    All members lie side by side in one row, and what belongs to each of them is spread over its
-    columns, or added up from them, by products with matrices of zeros and ones: every operation is
-    then one for all members.
+    The members of one span lie side by side in one row, and what belongs to each of them is spread
+    over its columns, or added up from them, by products with matrices of zeros and ones: every
+    operation is then one for all members of a span, or for all there are.
 
     Args:
         signals: Names of the signals.
@@ -65,8 +66,10 @@ class MultiScale(nn.Module):
         centre: Usual fourth root ``[member, 1, 1]``.
         deviation: And its standard deviation ``[member, 1, 1]``.
         limit: The level that scores 1.0, a scalar.
-        spread: Gives each member's columns what is its own ``[member, member * feature]``.
-        gather: Averages each feature over the members ``[member * feature, feature]``.
+        spread: Gives the columns of each member of a span what is its own
+            ``[signal, signal * feature]``.
+        gather: Adds up each feature over the members of a span, divided by the number of all
+            members ``[signal * feature, feature]``.
         state_names: What is carried.
     """
 
@@ -89,9 +92,9 @@ class MultiScale(nn.Module):
         self.register_buffer("centre", torch.zeros(count, 1, 1))
         self.register_buffer("deviation", torch.ones(count, 1, 1))
         self.register_buffer("limit", torch.zeros(()))
-        spread = torch.eye(count).repeat_interleave(features, dim=1)
+        spread = torch.eye(self.signals).repeat_interleave(features, dim=1)
         self.register_buffer("spread", spread, persistent=False)
-        gather = torch.eye(features).repeat(count, 1) / count
+        gather = torch.eye(features).repeat(self.signals, 1) / count
         self.register_buffer("gather", gather, persistent=False)
         self.state_names = ("last_sums", "last_levels")
 
@@ -107,14 +110,14 @@ class MultiScale(nn.Module):
             "last_levels": self.mean.new_zeros(TAPS - 1, streams),
         }
 
-    def components(self, sums: Sequence[Tensor]) -> Tensor:
+    def components(self, sums: Sequence[Tensor]) -> list[Tensor]:
         """Whitened components of every member, in such units that its usual root deviates by 1.
 
         Args:
             sums: Of all signals, over each span, ``[row, signal * feature]``.
 
         Returns:
-            ``[row, member * feature]``.
+            Of the members of each span, ``[row, signal * feature]``.
         """
         width, features = self.mean.shape[1], self.features
         own = torch.eye(self.signals).reshape(self.signals, 1, self.signals, 1)
@@ -123,15 +126,18 @@ class MultiScale(nn.Module):
         parts = []
         for total, span, mean, matrix in zip(sums, SPANS, self.mean, matrices, strict=True):
             parts.append(torch.addmm(-(mean @ matrix), total, matrix / span))
-        return torch.cat(parts, dim=1)
+        return parts
 
-    def distances(self, squared: Tensor) -> Tensor:
-        """T2 of each member from its squared components, ``[row, member * feature]``.
+    def distances(self, squared: Sequence[Tensor]) -> Tensor:
+        """T2 of each member.
+
+        Args:
+            squared: The squares of `components`.
 
         Returns:
             ``[row, member]``, never 0.
         """
-        return torch.matmul(squared, self.spread.T) + TINY
+        return torch.cat([torch.matmul(part, self.spread.T) for part in squared], dim=1) + TINY
 
     def levels(self, signals: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """How unusual the last samples are.
@@ -146,14 +152,17 @@ class MultiScale(nn.Module):
         """
         time, streams = signals.shape[:2]
         sums, last_sums = boxcars(state["last_sums"], signals, SPANS)
-        z = self.components([total.flatten(0, 1) for total in sums])
-        squared = z * z
+        squared = [z * z for z in self.components([total.flatten(0, 1) for total in sums])]
         t2 = self.distances(squared)
         usual = (self.centre / self.deviation).flatten()  # [member]
         power = powers(root(t2) + (FLOOR_LEVEL - usual))
-        weights = torch.matmul(power / t2, self.spread)  # [row, member * feature]
+        weights = torch.split(power / t2, self.signals, dim=1)  # for each span [row, signal]
+        weighted = [
+            torch.matmul(weight, self.spread) * part
+            for weight, part in zip(weights, squared, strict=True)
+        ]
         # What a feature adds to the mean of all powers; the tiny summand gives 0 / 0 a meaning.
-        parts = torch.matmul(weights * squared, self.gather) + TINY**2
+        parts = torch.matmul(reduce(torch.add, weighted), self.gather) + TINY**2
         total = parts.sum(dim=1, keepdim=True)  # [row, 1]
         joined = power_mean(total).reshape(time, streams)
         levels = behind(state["last_levels"], joined)

@@ -144,9 +144,9 @@ def test_what_is_no_checkpoint_is_refused(run_folder: Path, tmp_path: Path) -> N
 def test_a_checkpoint_of_a_newer_andon_is_refused(run_folder: Path, tmp_path: Path) -> None:
     checkpoint, output = run_folder / "checkpoint.pt", tmp_path / "pump.onnx"
     saved = torch.load(checkpoint, weights_only=True)
-    torch.save({**saved, "schema": 4}, checkpoint)
+    torch.save({**saved, "schema": 5}, checkpoint)
     result = andon_export(run_folder, "-o", output)
-    assert_refused(result, output, "wanted checkpoint schema 3, got 4")
+    assert_refused(result, output, "wanted checkpoint schema 4, got 5")
     saved["content"]["model"]["cell"] = "transformer"
     torch.save(saved, checkpoint)
     result = andon_export(run_folder, "-o", output)

@@ -11,8 +11,9 @@ def samples(rows: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(0, 1, (rows, 3, 2)))
 
 
-def test_a_boxcar_is_the_sum_of_the_last_samples() -> None:
-    x, spans = samples(20), (1, 2, 4, 8)
+@pytest.mark.parametrize("spans", [(1, 2, 4, 8), (1, 8), (2, 8)])
+def test_a_boxcar_is_the_sum_of_the_last_samples(spans: tuple[int, ...]) -> None:
+    x = samples(20)
     line = behind(torch.zeros(7, 3, 2, dtype=x.dtype), x)
     sums, _ = boxcars(torch.zeros_like(line[:7]), x, spans)
     for span, total in zip(spans, sums, strict=True):

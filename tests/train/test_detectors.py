@@ -90,7 +90,7 @@ def test_what_reads_a_target_off_is_no_other_kind() -> None:
 def test_an_older_checkpoint_is_refused_with_its_version(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({"andon": "checkpoint", "schema": 2, "content": {}}, path)
-    with pytest.raises(TrainingError, match="wanted checkpoint schema 3, got 2"):
+    with pytest.raises(TrainingError, match="wanted checkpoint schema 4, got 2"):
         load_checkpoint(path)
 
 

@@ -108,12 +108,12 @@ def test_usual_is_what_the_calibration_rows_show() -> None:
     with torch.no_grad():
         signals, _ = made.signals(torch.stack(x, dim=1), state)
         sums, _ = boxcars(state["last_sums"], signals, SPANS)
-        z = made.scoring.components([total.flatten(0, 1) for total in sums])
-        roots = root(made.scoring.distances(z * z))  # [row, member]
+        parts = made.scoring.components([total.flatten(0, 1) for total in sums])
+        roots = root(made.scoring.distances([z * z for z in parts]))  # [row, member]
     usual = (made.scoring.centre / made.scoring.deviation).flatten()
-    g = (roots - usual).reshape(ROWS, 3, 5)[510:]
+    g = (roots - usual).reshape(ROWS, 3, len(SPANS))[510:]
     assert g.mean(dim=(0, 1)).abs().max().item() < 1e-4
-    torch.testing.assert_close(g.std(dim=(0, 1)), torch.ones(5), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(g.std(dim=(0, 1)), torch.ones(len(SPANS)), rtol=1e-3, atol=1e-3)
 
 
 def test_halves_hold_every_stream_once_and_one_stream_has_none() -> None:

@@ -145,7 +145,7 @@ def test_checkpoint_refusals_say_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not a checkpoint of andon"):
         load_checkpoint(path)
     torch.save({"andon": "checkpoint", "schema": 99, "content": {}}, path)
-    with pytest.raises(TrainingError, match="wanted checkpoint schema 3, got 99"):
+    with pytest.raises(TrainingError, match="wanted checkpoint schema 4, got 99"):
         load_checkpoint(path)
     torch.save({"weights": torch.zeros(2)}, path)
     with pytest.raises(TrainingError, match="got another PyTorch file"):

@@ -53,8 +53,7 @@ def test_bounded_takes_a_variance() -> None:
 def test_a_member_is_the_t2_of_a_mean() -> None:
     made, given = scoring(), signals()[:, 1]  # the second stream
     sums, _ = boxcars(torch.zeros(SPANS[-1] - 1, 6), given, SPANS)
-    z = made.components(sums)  # [row, member * feature]
-    roots = root(made.distances(z * z))
+    roots = root(made.distances([z * z for z in made.components(sums)]))
     names = [f"{signal} over {span}" for span in SPANS for signal in range(2)]
     assert list(made.members) == names
     for k, name in enumerate(names):
