@@ -12,7 +12,7 @@ from train.cell import Cell
 from train.cells import CELLS, GRU, LSTM, Elman
 from train.config import ModelConfig
 from train.detector import Detector
-from train.detectors import load_checkpoint, save_checkpoint
+from train.detectors import CHECKPOINT_SCHEMA, load_checkpoint, save_checkpoint
 from train.layers import Stack, in_one_call, over_time
 
 FEATURES = ("a", "b", "c")
@@ -150,7 +150,7 @@ def test_checkpoint_refusals_say_why(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, path)
     with pytest.raises(TrainingError, match="got another PyTorch file"):
         load_checkpoint(path)
-    torch.save({"andon": "checkpoint", "schema": 3, "content": {"meta": {}}}, path)
+    torch.save({"andon": "checkpoint", "schema": CHECKPOINT_SCHEMA, "content": {"meta": {}}}, path)
     with pytest.raises(TrainingError, match="not complete"):
         load_checkpoint(path)
     torch.save(Foreign(), path)
