@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from edge_runtime.config import BrokerConfig, Protocol
 from edge_runtime.link import Backoff, Link, Publisher, Subscriber
-from edge_runtime.mqtt import Message, StopEvent
+from edge_runtime.mqtt import Message
+from edge_runtime.stop import StopEvent
 
 STATUS = "andon/gateway/status"
 AT_ONCE = Backoff(low_s=0.01, high_s=0.01)

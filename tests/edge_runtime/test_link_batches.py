@@ -13,7 +13,7 @@ from conftest import Broker
 from edge_runtime import inbox, link, mqtt, pace, sockets
 from edge_runtime.config import BrokerConfig, Protocol
 from edge_runtime.link import Link, Publisher, Subscriber
-from edge_runtime.mqtt import StopEvent
+from edge_runtime.stop import StopEvent
 from links import PROTOCOLS, STATUS, RunLink, cut, numbers, send, subscribed, texts
 
 pytestmark = pytest.mark.usefixtures("short_ticks")

@@ -36,7 +36,7 @@ def test_status_of_a_killed_gateway_is_offline(config: BrokerConfig, tmp_path: P
     program = f"""
 from edge_runtime.config import BrokerConfig, Protocol
 from edge_runtime.link import Link
-from edge_runtime.mqtt import StopEvent
+from edge_runtime.stop import StopEvent
 config = BrokerConfig(url={config.url!r}, client_id="gateway")
 for _ in Link(config, filters=["in/#"], status_topic={STATUS!r}).batches(StopEvent()):
     pass
