@@ -19,11 +19,12 @@ from edge_runtime.events import Events, details
 from edge_runtime.intake import Intake
 from edge_runtime.journal import Journal
 from edge_runtime.link import Link
-from edge_runtime.mqtt import Message, StopEvent
+from edge_runtime.mqtt import Message
 from edge_runtime.payload import NS_PER_MS, encode_flag, encode_score, utc_text
 from edge_runtime.refusals import Refusals
 from edge_runtime.results import Block, Reset, Result
 from edge_runtime.routes import Destination, Route
+from edge_runtime.stop import StopEvent
 from edge_runtime.store import Group, Publication, Raised, Store
 from edge_runtime.topics import TopicPattern, subscriptions
 from edge_runtime.tracks import Track

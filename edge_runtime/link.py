@@ -17,8 +17,9 @@ from typing import Self
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
 from edge_runtime.inbox import Inbox
-from edge_runtime.mqtt import Message, StopEvent, Wire
+from edge_runtime.mqtt import Message, Wire
 from edge_runtime.pace import Pace
+from edge_runtime.stop import StopEvent
 
 log = logging.getLogger("andon.mqtt")
 

@@ -16,13 +16,11 @@ what paho is about to send again. Four habits of paho 2.x are worked around:
 """
 
 import logging
-import os
 import select
 import socket
 import ssl
 import struct
 import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -38,7 +36,8 @@ from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
 from edge_runtime.outgoing import Outgoing, Parcel
 from edge_runtime.publish_packets import Published
-from edge_runtime.sockets import PlainSocket, read_password, tls_context
+from edge_runtime.sockets import PlainSocket, credentials, tls_context
+from edge_runtime.stop import StopEvent
 
 log = logging.getLogger("andon.mqtt")
 
@@ -96,41 +95,6 @@ class Message:
 # of each, which costs as much as decoding the message did.
 _PUBACK = struct.Struct(">BBH")
 _PUBACK_HEADER = 0x40, 2
-
-
-class StopEvent:
-    """Set once, from a signal handler or another thread; ends a wait of `Link.batches` at once."""
-
-    def __init__(self) -> None:
-        self._set = False
-        self._reader, self._writer = os.pipe()
-        weakref.finalize(self, _close_all, (self._reader, self._writer))
-
-    def set(self) -> None:
-        """Asks for the end."""
-        if not self._set:
-            self._set = True
-            os.write(self._writer, b"!")
-
-    def is_set(self) -> bool:
-        """Whether the end was asked for."""
-        return self._set
-
-    def wait(self, timeout_s: float) -> bool:
-        """Waits for it, so long at most; whether it is set."""
-        waiting = select.poll()
-        waiting.register(self, select.POLLIN)
-        waiting.poll(timeout_s * 1000)
-        return self._set
-
-    def fileno(self) -> int:
-        """Readable from `set` on."""
-        return self._reader
-
-
-def _close_all(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 class Wire:
@@ -556,12 +520,9 @@ def _client(broker: BrokerConfig, client_id: str, *, persistent: bool) -> paho.C
     client.connect_timeout = _CONNECT_TIMEOUT_S
     # The limit is ours: paho's own would search all publications for every acknowledgement.
     client.max_inflight_messages = 0
-    user = broker.user or os.environ.get("ANDON_MQTT_USER", "")
-    secret = read_password(broker)
-    if secret and not user:
-        raise BrokerError("a password without a user: wanted user or ANDON_MQTT_USER as well")
+    user, password = credentials(broker)
     if user:
-        client.username_pw_set(user, secret or None)
+        client.username_pw_set(user, password or None)
     if broker.tls:
         client.tls_set_context(tls_context(broker))
     return client

@@ -15,7 +15,20 @@ _READ_AHEAD_BYTES = 1 << 16
 _GONE = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError)
 
 
-def read_password(broker: BrokerConfig) -> str:
+def credentials(broker: BrokerConfig) -> tuple[str, str]:
+    """User and password, from the configuration or else from the environment; empty for none.
+
+    Raises:
+        BrokerError: If the password file cannot be used, or there is a password without a user.
+    """
+    user = broker.user or os.environ.get("ANDON_MQTT_USER", "")
+    password = _read_password(broker)
+    if password and not user:
+        raise BrokerError("a password without a user: wanted user or ANDON_MQTT_USER as well")
+    return user, password
+
+
+def _read_password(broker: BrokerConfig) -> str:
     """The first line of ``password_file``, or else ``ANDON_MQTT_PASSWORD``; empty for none.
 
     Raises:

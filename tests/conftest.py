@@ -19,6 +19,9 @@ import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import sample_models
+from edge_runtime import link, mqtt
+from edge_runtime.config import BrokerConfig
+from links import RunLink, running_links
 
 READY_S = 10.0
 SHIPPED = Path(__file__).parent.parent / "configs" / "edge" / "mosquitto.conf"
@@ -256,6 +259,28 @@ def broker(make_broker: MakeBroker) -> Broker:
     made = make_broker()
     made.start()
     return made
+
+
+@pytest.fixture
+def config(broker: Broker) -> BrokerConfig:
+    """A gateway's connection to the running broker."""
+    return BrokerConfig(url=broker.url, client_id="gateway")
+
+
+@pytest.fixture
+def run() -> Iterator[RunLink]:
+    """Starts links, which are closed at the end of the test."""
+    with running_links() as started:
+        yield started
+
+
+@pytest.fixture
+def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links look up often, and log in as nobody unless the test says who."""
+    monkeypatch.setattr(mqtt, "_TICK_S", 0.01)
+    monkeypatch.setattr(link, "_TICK_S", 0.01)
+    for name in ("ANDON_MQTT_USER", "ANDON_MQTT_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -1,16 +1,20 @@
 """Links at work, for the tests of the network."""
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
 from edge_runtime.config import BrokerConfig, Protocol
 from edge_runtime.link import Backoff, Link, Publisher, Subscriber
-from edge_runtime.mqtt import Message, StopEvent
+from edge_runtime.mqtt import Message
+from edge_runtime.stop import StopEvent
 
 STATUS = "andon/gateway/status"
 AT_ONCE = Backoff(low_s=0.01, high_s=0.01)
+NEVER = Backoff(low_s=3600.0, high_s=3600.0)
 PROTOCOLS: tuple[Protocol, ...] = ("5", "3.1.1")
 
 
@@ -77,6 +81,13 @@ def subscribed(running: Running, config: BrokerConfig) -> Running:
     return running
 
 
+def cut(running: Running) -> None:
+    """Ends the connection, for both sides; the broker goes on."""
+    sock = running.link._wire._client.socket()
+    assert isinstance(sock, socket.socket)
+    sock.shutdown(socket.SHUT_RDWR)
+
+
 def send(config: BrokerConfig, payloads: Sequence[str], topic: str = "in/a") -> None:
     with Publisher(config) as publisher:
         for payload in payloads:
@@ -94,3 +105,13 @@ def numbers(count: int, start: int = 0) -> list[str]:
 def publish_numbered(running: Running, tokens: range, topic: str = "out/a") -> None:
     for token in tokens:
         running.link.publish(topic, b"%d" % token, token=token)
+
+
+def unusable(folder: Path, name: str, content: bytes | None) -> Path:
+    """A file that cannot be used; a folder, which cannot be read, where there is no content."""
+    path = folder / name
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    return path

@@ -13,7 +13,7 @@ from edge_runtime import link
 from edge_runtime.config import BrokerConfig
 from edge_runtime.errors import BrokerError
 from edge_runtime.mqtt import Wire
-from links import RunLink, running_links, subscribed
+from links import RunLink, subscribed
 
 PAUSE_S = 0.01
 
@@ -73,12 +73,6 @@ def machine_on(broker: Broker) -> Iterator[Machine]:
         yield machine
     finally:
         machine.stop()
-
-
-@pytest.fixture
-def run() -> Iterator[RunLink]:
-    with running_links() as started:
-        yield started
 
 
 def test_what_was_acknowledged_arrives_however_often_the_broker_is_killed(

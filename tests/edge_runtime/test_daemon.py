@@ -17,9 +17,10 @@ from edge_runtime.config import BrokerConfig, PipelineConfig
 from edge_runtime.daemon import Gateway
 from edge_runtime.errors import StoreUnavailableError
 from edge_runtime.link import Publisher, Subscriber
-from edge_runtime.mqtt import Message, StopEvent
+from edge_runtime.mqtt import Message
 from edge_runtime.routes import Route
 from edge_runtime.session import load_model
+from edge_runtime.stop import StopEvent
 from edge_runtime.store import Group, Publication, Start
 from handmade_models import Layout, layout_model, look_ahead_model, one_step_graph
 from own_module import own_model

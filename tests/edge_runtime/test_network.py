@@ -10,14 +10,8 @@ from conftest import Broker
 from edge_runtime import link
 from edge_runtime.config import BrokerConfig, Protocol
 from edge_runtime.link import Subscriber
-from links import PROTOCOLS, RunLink, Running, numbers, running_links, send, subscribed
+from links import PROTOCOLS, RunLink, Running, numbers, send, subscribed
 from proxy import Proxy
-
-
-@pytest.fixture
-def run() -> Iterator[RunLink]:
-    with running_links() as started:
-        yield started
 
 
 @pytest.fixture
