@@ -71,7 +71,8 @@ SNAPSHOT_EVERY_S = 5.0  # at most so often ...
 SNAPSHOT_WITHIN_S = 300.0  # ... and at least
 SAMPLES_PER_STREAM = 16  # a snapshot is worth so many samples of each touched stream ...
 MOST_SAMPLES = 100_000  # ... or so many in all, which a start runs again in a second ...
-MOST_PER_STREAM = 8  # ... or so many of each touched stream, if that is more
+MOST_PER_STREAM = 8  # ... or so many of each touched stream, if that is more ...
+MOST_OF_ROOM = 8  # ... but never more than an eighth of max_mb: till then nothing of it can go
 TRIM_ROWS = 4  # rows of an old journal that go with each transaction
 TRIM_IDLE_ROWS = 256
 MORE_ROOM = 1, 4  # when max_mb is reached: how much of the journal goes, one after the other
@@ -133,6 +134,7 @@ class Journal:
         self._cold: dict[Lineage, Found] = {}  # what `open` has found, however often it is tried
         self._ahead = False  # memory has seen a group that is not safe yet
         self._since = 0  # samples since the last snapshot
+        self._since_bytes = 0  # and how much they take in the journal
         self._snapshot_at = self._written_at = time.monotonic()
         self.is_open = False
         self.starts: list[Start] = []
@@ -222,6 +224,8 @@ class Journal:
         if elapsed < SNAPSHOT_EVERY_S or not (self._since or self._epochs.dropping):
             return False
         if elapsed >= SNAPSHOT_WITHIN_S or self._epochs.dropping:
+            return True
+        if self._since_bytes * MOST_OF_ROOM >= self._config.max_mb * _MB:
             return True
         touched = sum(int(track.pipeline.streams.touched.sum()) for track in self._tracks)
         most = max(MOST_SAMPLES, MOST_PER_STREAM * touched)
@@ -327,6 +331,7 @@ class Journal:
         self._seq = written.seq
         self._epochs.grew(written.size)
         self._since += written.samples
+        self._since_bytes += written.size
         self.samples += written.samples
         self._outbox.added(written.outgoing, group.publications)
         self._outbox.cleared(written.cleared)
@@ -348,7 +353,7 @@ class Journal:
             numbers.evicted.clear()
         if epoch is not None:
             self._epochs.begun(epoch)
-        self._since = 0
+        self._since = self._since_bytes = 0
         self._snapshot_at = time.monotonic()
         self.snapshots += 1
 

@@ -137,7 +137,7 @@ def run_journal(
         StoreDamagedError: If a row is missing, or is not what was written.
     """
     rows: list[Admitted] = []
-    waiting, at_once = 0, max(SAMPLES_AT_ONCE, SAMPLES_OF_EACH * len(names))
+    waiting, at_once = 0, max(SAMPLES_AT_ONCE, SAMPLES_OF_EACH * len(pipeline.streams))
     for place, data in _rows_of(database, part):
         row = decode_admitted(place, data)
         if row.evicted:

@@ -6,7 +6,8 @@ file. And it leaves constants without axes, which onnxruntime's kernels combine 
 with what has a last axis of length 1.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count
 
 import onnx
 import onnx_ir.passes.common as passes
@@ -30,10 +31,6 @@ RULES = (
     common.collapse_slice_rule,
     common.collapse_slice2_rule,
     common.materialize_reshape_shape_rule,
-    common.max_max_rule,
-    common.max_min_rule,
-    common.min_max_rule,
-    common.min_min_rule,
     common.no_op_cast_rule,
     common.no_op_dynamic_scatter_nd_rule,
     common.no_op_expand_rule,
@@ -45,7 +42,7 @@ RULES = (
     common.transpose_transpose_rule,
     common.unsqueeze_unsqueeze_rule,
 )
-"""What moves, repeats or bounds values, and computes none."""
+"""What moves or repeats values and computes none."""
 ELEMENTWISE = frozenset({"Add", "Div", "Less", "LessOrEqual", "Mul", "Sub"})
 
 
@@ -79,6 +76,8 @@ def give_axes(proto: onnx.ModelProto) -> None:
     inferred = onnx.shape_inference.infer_shapes(proto).graph
     ranks = dict(_ranks([*inferred.value_info, *inferred.input, *inferred.output]))
     constants = {constant.name: constant for constant in graph.initializer}
+    taken = {name for part in graphs_of(graph) for name in _all_names(part)}
+    widened: dict[tuple[str, int], str] = {}
     for node in graph.node:
         rank = ranks.get(node.output[0], 0)
         if node.op_type not in ELEMENTWISE:
@@ -89,17 +88,33 @@ def give_axes(proto: onnx.ModelProto) -> None:
                 continue
             array = numpy_helper.to_array(found)
             if array.size == 1:
-                node.input[at] = f"{name}.{rank}"
-                if node.input[at] not in constants:
-                    widened = numpy_helper.from_array(array.reshape((1,) * rank), node.input[at])
-                    constants[widened.name] = widened
+                if (name, rank) not in widened:
+                    widened[name, rank] = new = next(
+                        n for n in _names(name, rank) if n not in taken
+                    )
+                    taken.add(new)
+                    constants[new] = numpy_helper.from_array(array.reshape((1,) * rank), new)
+                node.input[at] = widened[name, rank]
     used = {name for part in graphs_of(graph) for node in part.node for name in node.input}
     del graph.initializer[:]
     graph.initializer.extend(constant for name, constant in constants.items() if name in used)
 
 
-def _ranks(values: Iterable[onnx.ValueInfoProto]) -> Iterable[tuple[str, int]]:
+def _ranks(values: Iterable[onnx.ValueInfoProto]) -> Iterator[tuple[str, int]]:
     for value in values:
         kind = value.type.tensor_type
         if kind.HasField("shape"):
             yield value.name, len(kind.shape.dim)
+
+
+def _names(name: str, rank: int) -> Iterator[str]:
+    """What a constant with so many axes may be called."""
+    yield f"{name}.{rank}"
+    yield from (f"{name}.{rank}.{number}" for number in count())
+
+
+def _all_names(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+    for part in (*graph.input, *graph.output, *graph.initializer):
+        yield part.name

@@ -30,6 +30,7 @@ from train.cells import CELLS
 from train.config import ModelConfig
 from train.detector import Detector
 from train.layers import BothWays, Causal
+from train.scoring import BOUND
 
 Array = NDArray[np.float64]
 STEPS, STREAMS = 41, 300
@@ -516,7 +517,7 @@ PAPERS: dict[str, Paper] = {
 def by_the_papers(case: Case, x: Array) -> Array:
     """Scores ``[time, stream]`` of samples ``[time, stream, feature]``, in double precision."""
     p = {name: value.double().numpy() for name, value in case.detector.state_dict().items()}
-    xn = np.clip((x - p["mean"]) / p["scale"], -p["bound"], p["bound"])
+    xn = np.clip((x - p["mean"]) / p["scale"], -BOUND, BOUND)
     ahead = case.look_ahead
     line = np.concatenate([np.zeros((ahead, *xn.shape[1:])), xn])  # it stood at its mean before
     due = line[: len(xn)]

@@ -63,7 +63,8 @@ def plausible_detector(kind: str, features: Sequence[str], hidden: int = 8) -> A
         "location": (1, 100), "spread": (1, 100), "variance": (0.5, 1.5), "centre": (1, 2),
         "deviation": (0.3, 0.5), "mean": (-1, 1), "scale": (0.5, 5), "matrix": (-0.3, 0.3),
     }  # fmt: skip
-    for name, buffer in detector.named_buffers():
+    figures = detector.state_dict()
+    for name, buffer in figures.items():
         leaf = name.rpartition(".")[2]
         if leaf in ranges:
             low, high = ranges[leaf]
@@ -71,7 +72,7 @@ def plausible_detector(kind: str, features: Sequence[str], hidden: int = 8) -> A
             buffer.copy_(buffer + drawn if leaf == "matrix" else drawn)
         elif leaf == "limit":
             buffer.fill_(0.6 if kind == "halfspace" else 2.0)
-    detector.load_state_dict(detector.state_dict())  # which says that they have changed
+    detector.load_state_dict(figures)
     return detector.eval()
 
 

@@ -20,6 +20,8 @@ NEVER = 1e12
 """The weight of a prior that no sample moves."""
 SHORTEST = 8
 """Samples of a window that still has a mean."""
+LEAST_VARIANCE = 1e-4
+"""Of a sensor in a stream; in units of all streams, as everything here."""
 REACH = 5.0
 """A sample teaches at most so many deviations: one outlier must not define a stream."""
 
@@ -93,13 +95,13 @@ class Adaptation(nn.Module):
         self.look()
 
     def set_location(self, weight: float) -> None:
-        """The weight of none at all, in samples, the same for each feature, in place."""
+        """The weight of a location of 0, in samples, the same for each feature, in place."""
         self.location.fill_(weight)
         self.look()
 
     def look(self) -> None:
         """Finds out whether it adapts, after its tensors have changed."""
-        self.adapts = bool((torch.cat([self.location, self.spread]) < NEVER).any())
+        self.adapts = bool((torch.cat([self.location, self.spread]) < NEVER / 2).any())
 
     def initial_state(self, streams: int) -> State:
         """Zeros: ``[1, stream, feature]``, twice as wide where the variance is adapted too."""
@@ -136,8 +138,10 @@ class Adaptation(nn.Module):
         if not self.scales:
             return x - sums / (n + self.location), None, after
         total, squares = torch.split(sums, self.features, dim=2)
-        around = torch.relu(squares - total * total / n)
+        around = squares - total * total / n
         variance = (self.spread * self.variance + around) / (self.spread + n)
+        # What stands still has a variance of rounding noise alone.
+        variance = variance.clamp(min=LEAST_VARIANCE)
         return x - total / (n + self.location), variance, after
 
 
@@ -158,7 +162,7 @@ def so_far(seen: Tensor, x: Tensor, most: int) -> tuple[Tensor, Tensor]:
         How many there are with each sample, ``[time, stream, 1]``, and ``seen`` after them, at most
         ``most``.
     """
-    n = seen + x[:, :1, :1].clamp(1.0, 1.0).cumsum(0)  # ones, as long as time
+    n = seen + torch.ones_like(x[:, :1, :1]).cumsum(0)
     return n, n.clamp(max=float(most))[-1]
 
 
@@ -184,10 +188,10 @@ def fit_prior(streams: list[NDArray[np.float64]], window: int) -> Prior:
     parts = [s[: len(s) // window * window].reshape(-1, window, features) for s in streams]
     parts = [part for part in parts if len(part)]
     pooled = np.concatenate([s - s.mean(axis=0) for s in streams])
-    variance = np.maximum((pooled**2).mean(axis=0), 1e-4)
+    variance = np.maximum((pooled**2).mean(axis=0), LEAST_VARIANCE)
     if len(parts) < 2:  # noqa: PLR2004 - one beside another
         every = np.concatenate(streams)
-        return Prior(never, never, np.maximum(every.var(axis=0), 1e-4))
+        return Prior(never, never, np.maximum(every.var(axis=0), LEAST_VARIANCE))
     means = [part.mean(axis=1) for part in parts]  # each [window, feature]
     logs = [np.log(part.var(axis=1) + 1e-4) for part in parts]
     return Prior(_weight(means, window), _weight(logs, window), variance)

@@ -1,4 +1,4 @@
-"""Delay lines: what the last few samples say together, with those samples as carried state.
+"""Delay lines: what the last few samples say together, with them or their sums as carried state.
 
 Everything here is a sum of a fixed number of terms in a fixed order, so that a score does not
 depend on how the samples were cut into calls. Sums over 2, 4, 8, ... samples are made by doubling.

@@ -45,7 +45,6 @@ class Detector(nn.Module):
     Attributes:
         mean: Of each sensor in engineering units ``[feature]``.
         scale: What counts as one unit of each sensor, its standard deviation ``[feature]``.
-        bound: Normalised samples are clamped to plus or minus this, a scalar.
         layers: From normalised samples to hidden vectors.
         head: From hidden vectors to a prediction.
         scoring: From forecast error to score; unused with a target.
@@ -54,7 +53,6 @@ class Detector(nn.Module):
 
     mean: Tensor
     scale: Tensor
-    bound: Tensor
 
     def __init__(
         self, features: Sequence[str], model: ModelConfig, target: Target | None = None
@@ -66,7 +64,6 @@ class Detector(nn.Module):
         count = len(self.features)
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("scale", torch.ones(count))
-        self.register_buffer("bound", torch.tensor(BOUND))
         self.layers = _layers(model, count)
         self.head = _head(self.layers.outputs, count, target)
         self.scoring = Whitening(count)
@@ -168,7 +165,7 @@ class Detector(nn.Module):
         return LEAVE * level
 
     def _predict(self, x: Tensor, state: State, unroll: Unroll) -> tuple[Reading, Tensor, State]:
-        xn = torch.clamp((x - self.mean) / self.scale, -self.bound, self.bound)
+        xn = torch.clamp((x - self.mean) / self.scale, -BOUND, BOUND)
         reading, carried = self.layers(xn, state, unroll)
         prediction, after = self.head.predict(reading, state)
         return reading, prediction, {**carried, **after}

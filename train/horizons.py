@@ -19,18 +19,18 @@ it is not shown in a window."""
 
 
 def positive(w: Tensor) -> Tensor:
-    """``exp(asinh(w))``: about 1 + w near 0, 2 w far above, -1 / (2 w) far below.
-
-    Made of operators that IEEE 754 rounds correctly, unlike ``exp``, whose rounding may depend on
-    the size of the batch.
-    """
+    """``exp(asinh(w))``: about 1 + w near 0, 2 w far above, -1 / (2 w) far below."""
     root = torch.sqrt(w * w + 1.0) + w.abs()
-    below = w < 0  # one over the root; as a division, since a reciprocal may be approximate
+    below = w < 0  # one over the root
     return torch.where(below, 1.0, root) / torch.where(below, root, 1.0)
 
 
 def one_over_positive(w: Tensor) -> Tensor:
-    """``1 / positive(w)`` in fewer operators; far above 0 it is small, and no digit of it right."""
+    """``1 / positive(w)`` for scores; far above 0 it is small, or 0, and no digit of it right.
+
+    Made of operators that IEEE 754 rounds correctly, unlike ``exp``, whose rounding may depend on
+    the size of the batch.
+    """
     return torch.sqrt(w * w + 1.0) - w
 
 

@@ -171,7 +171,10 @@ class MultiScale(nn.Module):
         return level, (parts / total).reshape(time, streams, self.features), after
 
     def score(self, level: Tensor) -> Tensor:
-        """1.0 at the limit; a level of 0.73 deviations less scores 0.7, the gateway's ``leave``."""
+        """1.0 at the limit; a level of 0.73 deviations less scores 0.7, the gateway's ``leave``.
+
+        0 where the level is thousands of deviations below it.
+        """
         return one_over_positive((self.limit - level) * SLOPE)
 
 

@@ -27,11 +27,13 @@ from edge_runtime.errors import (
 )
 from edge_runtime.journal import Journal
 from edge_runtime.recorder import Recorder, Wanted
+from edge_runtime.results import Block
 from edge_runtime.session import Session, load_model
 from edge_runtime.settings import Settings
 from edge_runtime.store import Group
 from edge_runtime.tracks import Track
 from journals import ALARM, SECOND, START, Site, lines_of, locked, recorded_lines, story, waiting
+from plant import wave
 from sample_models import sample_model
 
 
@@ -90,6 +92,25 @@ def test_a_snapshot_is_due_after_so_many_samples(
         site.take({0: blocks[5 * group - 5 : 5 * group]})
         site.journal.tidy(START)
     assert site.journal.snapshots == before + 1
+
+
+def test_a_snapshot_comes_before_the_journal_fills_max_mb(
+    tmp_path: Path, sessions: dict[str, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that was journalled since the last one can go; without one nothing would fit."""
+    monkeypatch.setattr(edge_runtime.journal, "SNAPSHOT_EVERY_S", -1.0)
+    monkeypatch.setattr(edge_runtime.journal, "SAMPLES_PER_STREAM", 1 << 30)
+    monkeypatch.setattr(edge_runtime.journal, "MOST_SAMPLES", 1 << 30)
+    site = Site(tmp_path / "a.db", [sessions["gru"]], max_mb=16).open()
+    before, rows = site.journal.snapshots, 1 << 14
+    values = wave(np.random.default_rng(0), 1, rows)[0].astype(np.float32)
+    for number in range(15):  # of 330 kB each
+        ts = START + SECOND * (number * rows + np.arange(rows))
+        group = Group()  # which leads to nothing that would have to be published
+        group.add(0, site.pipelines[0].process([Block("m0", ts, values)], START * 2))
+        site.journal.commit(group)
+        site.journal.tidy(START)
+    assert site.journal.snapshots == before + 2
 
 
 def test_many_streams_are_written_down_some_at_a_time(

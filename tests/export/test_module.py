@@ -194,6 +194,21 @@ def exported(
     assert left in ([], ["own.onnx"])
 
 
+class Clamped(Small):
+    """Two chains of bounds on one value."""
+
+    def scored(self, level: Tensor, x: Tensor) -> Tensor:
+        inner = (x - level).clamp(min=-1.0).clamp(max=1.0)
+        outer = (x - level).clamp(min=-2.0).clamp(max=2.0)
+        return ((inner + outer) * self.weight).abs().amax(1, keepdim=True)
+
+
+def test_bounds_in_a_row_are_not_mixed_up(exported: Callable[..., Any]) -> None:
+    """The optimizer of onnxscript gives the constants of both chains one name."""
+    contract, _ = exported(Clamped(), features=FIVE)
+    assert contract.feature_names == FIVE
+
+
 def test_defaults_are_noted(exported: Callable[..., Any]) -> None:
     contract, said = exported(Small(), features=FIVE)
     assert contract.feature_names == FIVE

@@ -10,8 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from edge_runtime.inference import open_inference
-from export.simplify import give_axes
+from export.simplify import ELEMENTWISE, give_axes
 from export.to_onnx import trace
+from sample_models import plausible_detector
 from train.layers import State, Unroll, over_time
 from train.normalised import Normalised
 
@@ -51,6 +52,18 @@ def test_a_tiny_summand_and_a_factor_that_is_nearly_one_stay(tiny: float) -> Non
     np.testing.assert_array_equal(found, wanted.numpy())
 
 
+def test_a_traced_graph_has_no_constant_without_axes_beside_a_tensor() -> None:
+    proto = trace(plausible_detector("t2", ["a", "b"]))
+    scalars = {constant.name for constant in proto.graph.initializer if not constant.dims}
+    met = [
+        node.op_type
+        for node in proto.graph.node
+        if node.op_type in ELEMENTWISE and scalars & {*node.input}
+    ]
+    assert not met
+    assert any(list(constant.dims) == [1, 1, 1] for constant in proto.graph.initializer)
+
+
 def with_constants() -> onnx.ModelProto:
     """``(x + a) * b / c`` with a and c of one element, and b of one a feature."""
     nodes = [
@@ -76,5 +89,17 @@ def test_constants_of_one_element_get_axes_and_others_keep_theirs() -> None:
     give_axes(proto)
     onnx.checker.check_model(proto)
     assert sorted(list(c.dims) for c in proto.graph.initializer) == [[1, 1, 1], [1, 1, 1], [2]]
+    after = open_inference(proto.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_constant_with_axes_takes_no_name_that_is_in_use() -> None:
+    proto = with_constants()
+    for node in proto.graph.node:
+        node.input[:] = ["a.3" if name == "sum" else name for name in node.input]
+        node.output[:] = ["a.3" if name == "sum" else name for name in node.output]
+    x = np.ones((5, 1, 2), np.float32)
+    before = open_inference(proto.SerializeToString()).run(None, {"x": x})
+    give_axes(proto)
     after = open_inference(proto.SerializeToString()).run(None, {"x": x})
     np.testing.assert_array_equal(before, after)

@@ -60,6 +60,15 @@ def test_an_outlier_teaches_no_more_than_five_deviations() -> None:
     assert torch.equal(one["sums"], other["sums"])
 
 
+def test_a_sensor_that_stands_still_in_a_stream_is_not_divided_by_rounding_noise() -> None:
+    """At another value than others do, and in streams that differ, so that it is believed."""
+    made = adaptation(1e-3, 1e-3, 1e-4, window=100)
+    found, _ = adapted(made, torch.full((300, 1, 1), 3.3), start(made))
+    exact, _ = adapted(made.double(), torch.full((300, 1, 1), 3.3).double(), start(made.double()))
+    assert (found[100:] - exact[100:]).abs().max().item() < 0.01
+    assert found[100:].abs().max().item() < 0.01
+
+
 def test_what_is_bounded_already_has_its_location_moved_only() -> None:
     made = Adaptation(1, 4, "own_", bounded=True)
     made.set_location(2.0)

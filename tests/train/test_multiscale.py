@@ -10,8 +10,10 @@ from edge_runtime.config import AlarmConfig
 from train.delays import boxcars
 from train.multiscale import (
     FLOOR_LEVEL,
+    KEEP,
     SLOPE,
     SPANS,
+    TAPS,
     MultiScale,
     bounded,
     power_mean,
@@ -63,6 +65,34 @@ def test_a_member_is_the_t2_of_a_mean() -> None:
         z = (mean - made.mean[k // 2, columns]) @ made.matrix[k]
         wanted = z.norm().item() ** 0.5 / 0.3  # in its own usual deviations
         assert roots[-1, k].item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_level_is_the_smoothed_power_mean_of_the_members() -> None:
+    """By the definition, in double precision; the shares are what each sensor adds to it."""
+    made, given = scoring(), signals()[:, :1]
+    given[20:, 0, 1] += 4
+    level, contribution, _ = made.levels(given, made.initial_state(1))
+    line = np.concatenate([np.zeros((15, 6)), given[:, 0].double().numpy()])
+    joined, shares = np.zeros(40), np.zeros((40, 3))
+    for t in range(40):
+        power = np.zeros(len(made.members))
+        for k, name in enumerate(made.members):
+            signal, span = int(name[0]), int(name.split()[-1])
+            columns = slice(3 * signal, 3 * signal + 3)
+            mean = made.mean[SPANS.index(span), columns].double().numpy()
+            z = (line[t + 16 - span : t + 16, columns].mean(axis=0) - mean) @ made.matrix[
+                k
+            ].double().numpy()
+            power[k] = max((z @ z) ** 0.25 / 0.3 - 1.2 / 0.3 + FLOOR_LEVEL, 1e-3) ** 8
+            shares[t] += power[k] * z**2 / (z @ z)
+        joined[t] = power.mean() ** 0.125 - FLOOR_LEVEL
+    weights = KEEP ** np.arange(TAPS)[::-1]
+    before = np.concatenate([np.zeros(TAPS - 1), joined])
+    smoothed = [weights @ before[t : t + TAPS] / weights.sum() for t in range(40)]
+    np.testing.assert_allclose(level[:, 0], smoothed, atol=1e-5)
+    np.testing.assert_allclose(
+        contribution[:, 0], shares / shares.sum(axis=1, keepdims=True), atol=1e-5
+    )
 
 
 def test_joined_lies_between_the_mean_and_the_largest_and_is_near_the_latter() -> None:
