@@ -88,7 +88,7 @@ gallery: venv ## train and draw the teaching examples into gallery-out
 	@$(bin)/andon gallery -o gallery-out --steps 4000 $(ARGS)
 
 .PHONY: quality
-quality: data venv ## train and judge the detectors on ANDON_DATA for some 40 minutes, write docs/quality.md
+quality: data venv ## train and judge the detectors on ANDON_DATA for 10 to 40 minutes, write docs/quality.md
 	@$(bin)/python -m benchmarks.quality "$(ANDON_DATA)" $(ARGS)
 
 # Before the environment is made, which takes minutes.

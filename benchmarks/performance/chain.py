@@ -12,13 +12,15 @@ from benchmarks.performance.measure import Case, Figures, Measure, Plan, alterna
 from benchmarks.performance.measure import require_same as same
 from benchmarks.performance.models import Alone, lstm, normal
 from benchmarks.throughput import FEATURES, START_MS
-from edge_runtime.config import AlarmConfig
+from edge_runtime.config import AlarmConfig, StateConfig
 from edge_runtime.intake import Intake
+from edge_runtime.journal import Journal
 from edge_runtime.payload import NS_PER_MS, encode_flag
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.results import Result
 from edge_runtime.session import Float32, Session, State
 from edge_runtime.settings import Settings
+from edge_runtime.tracks import Track
 from edge_runtime.typed import TypedDecoder
 
 STREAMS = 1000
@@ -63,6 +65,34 @@ class Chain:
         for flag in result.flags:
             encode_flag(flag)
         return result
+
+
+def track_of(pipeline: Pipeline) -> Track:
+    """As the benchmarks' gateway has it."""
+    return Track(pipeline, "plant/{machine}/telemetry", "{machine}")
+
+
+def require_recovered(pipeline: Pipeline, config: StateConfig) -> None:
+    """A start from a gateway's database finds every stream where a pipeline has it, to the bit.
+
+    Args:
+        pipeline: Has seen the same samples.
+        config: Where the database is.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    found = Pipeline(pipeline.session, pipeline.settings)
+    journal = Journal(config, [track_of(found)])
+    journal.open()
+    journal.close()
+    if _remembered(found) != _remembered(pipeline):
+        raise ValueError("after a start the streams are not where the messages have brought them")
+
+
+def _remembered(pipeline: Pipeline) -> dict[str | None, bytes]:
+    names = pipeline.streams.names
+    return dict(zip(names, pipeline.streams.dump(range(len(names))), strict=True))
 
 
 class Load(NamedTuple):

@@ -2,7 +2,7 @@
 
 In this process, without a broker: a broker would cost the same for each. A turn ends with a
 snapshot of all streams, and has as many messages as a gateway at full rate takes from one snapshot
-to the next.
+to the next. Then a start has to find every stream where it was.
 """
 
 import statistics
@@ -13,14 +13,21 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.performance.chain import VARIETY, Chain, Messages, message, payloads
+from benchmarks.performance.chain import (
+    VARIETY,
+    Chain,
+    Messages,
+    message,
+    payloads,
+    require_recovered,
+    track_of,
+)
 from benchmarks.performance.measure import Case, Figures, Measure, Plan, alternate, cpu_us
 from benchmarks.performance.models import lstm, normal
 from benchmarks.throughput import FEATURES
 from edge_runtime.config import StateConfig
 from edge_runtime.journal import MOST_PER_STREAM, MOST_SAMPLES, Journal
 from edge_runtime.store import Group
-from edge_runtime.tracks import Track
 
 SIZES = (10, 100, 1000, 10_000, 100_000)
 QUICK_SIZES = 4
@@ -49,8 +56,8 @@ def measure(plan: Plan) -> Iterator[Figures]:
 def _turn(plan: Plan, streams: int, messages: int) -> float:
     with TemporaryDirectory(dir=plan.folder) as folder:
         chain = Chain(lstm().session, streams)
-        tracks = [Track(chain.pipeline, "plant/{machine}/telemetry", "{machine}")]
-        journal = Journal(StateConfig(path=Path(folder) / "gateway.db"), tracks)
+        config = StateConfig(path=Path(folder) / "gateway.db")
+        journal = Journal(config, [track_of(chain.pipeline)])
         journal.open()
         source = _messages(streams)
 
@@ -68,7 +75,9 @@ def _turn(plan: Plan, streams: int, messages: int) -> float:
                 take(group)
             journal.close()  # writes the snapshot
 
-        return cpu_us(work, messages)
+        figure = cpu_us(work, messages)
+        require_recovered(chain.pipeline, config)
+        return figure
 
 
 def _messages(streams: int) -> Iterator[tuple[str, bytes]]:

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.performance.chain import MAX_BYTES
+from benchmarks.performance.chain import MAX_BYTES, Chain, require_recovered
 from benchmarks.performance.measure import Case, Figures, Measure, Plan, alternate, cpu_s, cpu_us
 from benchmarks.performance.measure import require_same as same
 from benchmarks.performance.models import Alone, lstm, normal
@@ -16,10 +16,12 @@ from benchmarks.performance.processes import (
     COUNTING_ALWAYS,
     DAEMON,
     DAEMON_WITHOUT_JOURNAL,
+    Place,
     Program,
     place_for,
 )
 from benchmarks.throughput import FEATURES, START_MS, Load, messages_of
+from edge_runtime.config import StateConfig
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.results import Block
 from edge_runtime.session import Float32
@@ -41,22 +43,37 @@ def singles(plan: Plan) -> Iterator[Figures]:
     count = plan.size(30_000, 10_000)
     messages = partial(messages_of, Load(0, count, STREAMS))
     programs = {"counter": COUNTING, "memory": DAEMON_WITHOUT_JOURNAL, "daemon": DAEMON}
-    figures = alternate(
-        {name: partial(_cpu_us, plan, it, messages, count) for name, it in programs.items()},
-        plan.live_rounds,
-        warm=False,
-    )
+    sides = {name: partial(_cpu_us, plan, it, messages, count) for name, it in programs.items()}
+    sides["daemon"] = partial(sides["daemon"], check=partial(_require_exact, messages))
+    figures = alternate(sides, plan.live_rounds, warm=False)
     yield Figures(figures["daemon"], figures["counter"])
     yield Figures(figures["memory"], figures["counter"])
 
 
-def _cpu_us(plan: Plan, program: Program, messages: Messages, samples: int) -> float:
+def _cpu_us(
+    plan: Plan,
+    program: Program,
+    messages: Messages,
+    samples: int,
+    check: Callable[[Place], None] | None = None,
+) -> float:
     """CPU microseconds a sample of a program, from subscribed to the last message."""
-    with place_for(program, plan.folder) as place, place.ready() as pid:
-        before = cpu_s(pid)
-        place.feed(messages())
-        place.await_done()
-        return (cpu_s(pid) - before) * 1e6 / samples
+    with place_for(program, plan.folder) as place:
+        with place.ready() as pid:
+            before = cpu_s(pid)
+            place.feed(messages())
+            place.await_done()
+            figure = (cpu_s(pid) - before) * 1e6 / samples
+        if check is not None:
+            check(place)
+        return figure
+
+
+def _require_exact(messages: Messages, place: Place) -> None:
+    """The daemon's database against the same messages in one process."""
+    chain = Chain(lstm().session, STREAMS)
+    chain.take([(topic.split("/")[1], payload) for topic, payload in messages()])
+    require_recovered(chain.pipeline, StateConfig(path=place.folder / "gateway.db"))
 
 
 def arrays(plan: Plan) -> Iterator[Figures]:
@@ -139,7 +156,10 @@ def _caught_up_s(plan: Plan, program: Program, messages: Messages) -> float:
         with place.ready():
             began = time.perf_counter()
             place.await_done()
-            return time.perf_counter() - began
+            figure = time.perf_counter() - began
+        if program == DAEMON:
+            _require_exact(messages, place)
+        return figure
 
 
 MEASURES = (
